@@ -1,0 +1,36 @@
+# The README's commands. `make demo` and `make test` need Python 3.11 or later and nothing else.
+PYTHON ?= python3
+BIN := .venv/bin
+ACTIVATE := PATH="$(CURDIR)/$(BIN):$$PATH"
+
+.PHONY: demo test test-all lint pull clean
+
+demo: .venv/ready
+	$(ACTIVATE) snakemake --cores all results/tables/synthetic.csv
+	@cat results/tables/synthetic.md
+
+test: .venv/ready
+	$(ACTIVATE) pytest -m "not slow"
+
+test-all: .venv/ready
+	$(ACTIVATE) pytest
+
+lint: .venv/ready
+	$(ACTIVATE) ruff check .
+	$(ACTIVATE) ruff format --check .
+	$(ACTIVATE) snakefmt --check Snakefile workflow
+	$(ACTIVATE) snakemake --lint
+
+# DVC keeps no modification times and Snakemake records none for what it did not make: --touch writes both.
+pull: .venv/ready
+	$(ACTIVATE) dvc pull
+	$(ACTIVATE) snakemake --touch --forceall --cores 1
+
+.venv/ready: requirements.lock pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --requirement requirements.lock
+	$(BIN)/python -m pip install --quiet --no-deps --editable .
+	touch $@
+
+clean:
+	rm -rf .venv .snakemake logs timings

@@ -1,0 +1,38 @@
+from snakemake.utils import min_version
+
+min_version("9.19")
+
+
+configfile: "params.yaml"
+
+
+include: "workflow/rules/common.smk"
+
+
+# The image of ./Dockerfile, used with --software-deployment-method apptainer only.
+container: "docker-daemon://reaction:0.1.0"
+
+
+report: "workflow/report/workflow.rst"
+
+
+wildcard_constraints:
+    dataset="[a-z0-9_]+",
+    name="[^/]+",
+    shard=r"\d{3}",
+
+
+rule all:
+    default_target: True
+    input:
+        tables_of(PARAMS.reproduce),
+    localrule: True
+
+
+include: "workflow/rules/targets.smk"
+include: "workflow/rules/data.smk"
+include: "workflow/rules/features.smk"
+include: "workflow/rules/train.smk"
+include: "workflow/rules/attention.smk"
+include: "workflow/rules/evaluate.smk"
+include: "workflow/rules/tables.smk"

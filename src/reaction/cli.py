@@ -1,0 +1,188 @@
+"""`reaction RULE FOLDER`: one sub-command per rule of the workflow. Each parses, then calls one function."""
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+UNFINISHED = 75  # sysexits' EX_TEMPFAIL: stopped before the end on purpose, run the same command again
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    options = _parser().parse_args(arguments)
+    try:
+        return options.run(options) or 0
+    except (ValueError, OSError) as error:
+        if options.traceback:
+            raise
+        print(f"reaction {options.command}: {error}", file=sys.stderr)
+        return 1
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="reaction", description=__doc__)
+    parser.add_argument("--traceback", action="store_true", help="show where an error came from")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    freeze = commands.add_parser("freeze", help="write an artifact's config.json")
+    freeze.add_argument("config", type=Path)
+    freeze.add_argument("frozen", help="the frozen config, as JSON")
+    freeze.set_defaults(run=_freeze)
+
+    fetch = _on_folder(commands, "fetch", "download or find a dataset's archives and unpack them", _fetch)
+    fetch.add_argument("--downloads", type=Path, default=Path("downloads"))
+    index = _on_folder(commands, "index", "decode every video once; write the index and the splits", _index)
+    _threads(index)
+
+    _on_shard(commands, "frames", "extract RGB frames", _frames)
+    _on_shard(commands, "flow", "compute TV-L1 flow", _flow)
+
+    train = _on_folder(commands, "train", "train one stream", _train)
+    train.add_argument("--checkpoints", type=Path, required=True, help="resume states go here")
+    train.add_argument("--workers", type=int, default=0, help="processes that load clips")
+    train.add_argument(
+        "--stop-after", type=float, help="minutes; save and leave with exit status 75 before they are over"
+    )
+    _threads(train)
+
+    _on_shard(commands, "gradcam", "compute Grad-CAM maps of a trained run", _gradcam)
+    _threads(_on_folder(commands, "attention_net", "train the network that predicts the maps", _attention_net))
+    _on_shard(commands, "attend", "predict maps with an attention network", _attend)
+
+    score = _on_folder(commands, "score", "score the test videos and evaluate them", _score)
+    score.add_argument("--workers", type=int, default=0, help="processes that load clips")
+    _threads(score)
+    _on_folder(commands, "fuse", "fuse the scores of two streams and evaluate them", _fuse)
+
+    table = commands.add_parser("table", help="set published numbers beside ours")
+    table.add_argument("csv", type=Path)
+    table.add_argument("--spec", required=True, type=json.loads, help="what the table holds, as JSON")
+    table.set_defaults(run=_table)
+
+    ls = commands.add_parser("ls", help="list artifacts: what they are, their size, whether params.yaml asks for them")
+    ls.set_defaults(run=_ls)
+    gc = commands.add_parser("gc", help="remove artifacts that params.yaml no longer asks for")
+    gc.add_argument("--delete", action="store_true", help="really remove them; without it they are only listed")
+    gc.set_defaults(run=_gc)
+    return parser
+
+
+def _on_folder(commands, name: str, text: str, run) -> argparse.ArgumentParser:
+    command = commands.add_parser(name, help=text, description=text)
+    command.add_argument("folder", type=Path, help="the artifact's folder; its config.json says everything else")
+    command.set_defaults(run=run)
+    return command
+
+
+def _on_shard(commands, name: str, text: str, run) -> None:
+    command = _on_folder(commands, name, text, run)
+    command.add_argument("--shard", type=int, required=True)
+    _threads(command)
+
+
+def _threads(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--threads", type=int, default=1)
+
+
+# The imports are inside, so that a command loads only the libraries it needs and `reaction --help` is instant.
+
+
+def _freeze(options: argparse.Namespace) -> None:
+    from reaction.files import write_json
+
+    write_json(options.config, json.loads(options.frozen))
+
+
+def _fetch(options: argparse.Namespace) -> None:
+    from reaction.data.fetch import fetch_dataset
+
+    fetch_dataset(options.folder, options.downloads)
+
+
+def _index(options: argparse.Namespace) -> None:
+    from reaction.data.index import build_index
+
+    build_index(options.folder, options.threads)
+
+
+def _frames(options: argparse.Namespace) -> None:
+    from reaction.data.extract import frames_shard
+
+    frames_shard(options.folder, options.shard)
+
+
+def _flow(options: argparse.Namespace) -> None:
+    from reaction.data.extract import flow_shard
+
+    flow_shard(options.folder, options.shard, options.threads)
+
+
+def _train(options: argparse.Namespace) -> int | None:
+    from reaction.training.loop import StopEarly
+    from reaction.training.run import train_run
+
+    try:
+        train_run(
+            options.folder,
+            checkpoints=options.checkpoints,
+            workers=options.workers,
+            threads=options.threads,
+            stop_after=options.stop_after,
+        )
+    except StopEarly as stop:
+        print(stop)
+        return UNFINISHED
+    return None
+
+
+def _gradcam(options: argparse.Namespace) -> None:
+    from reaction.attention.maps import gradcam_shard
+
+    gradcam_shard(options.folder, options.shard, options.threads)
+
+
+def _attention_net(options: argparse.Namespace) -> None:
+    from reaction.attention.maps import train_attention_net
+
+    train_attention_net(options.folder, options.threads)
+
+
+def _attend(options: argparse.Namespace) -> None:
+    from reaction.attention.maps import attend_shard
+
+    attend_shard(options.folder, options.shard, options.threads)
+
+
+def _score(options: argparse.Namespace) -> None:
+    from reaction.training.run import score_run
+
+    score_run(options.folder, workers=options.workers, threads=options.threads)
+
+
+def _fuse(options: argparse.Namespace) -> None:
+    from reaction.evaluation.fuse import fuse_scores
+
+    fuse_scores(options.folder)
+
+
+def _table(options: argparse.Namespace) -> None:
+    from reaction.tables.render import table
+
+    table(options.spec, options.csv)
+
+
+def _ls(options: argparse.Namespace) -> None:
+    from reaction.catalogue import list_artifacts
+
+    list_artifacts()
+
+
+def _gc(options: argparse.Namespace) -> None:
+    from reaction.catalogue import collect_garbage
+
+    collect_garbage(delete=options.delete)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,333 @@
+"""`params.yaml` as typed, frozen models: every scientific number of the project, its type, range and meaning.
+
+Unknown keys are errors. Light on purpose: the Snakefile imports this, so nothing here imports torch, OpenCV or HDF5.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+Stream = Literal["rgb", "flow"]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Positive = Annotated[int, Field(gt=0)]
+
+
+class ParamsError(ValueError):
+    """params.yaml does not say what it should; the message names the key, what it got and what to write."""
+
+
+class Model(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Archive(Model):
+    """One file to fetch: what it is called, where it may be, and how to tell that it is whole."""
+
+    name: str
+    alternates: tuple[str, ...] = Field((), description="other names it goes by in a mirror, folders included")
+    urls: tuple[str, ...] = ()
+    page: str = Field(description="where a person gets it when no URL answers")
+    bytes: Positive | None = None
+    sha256: str | None = None
+    into: Literal["videos", "lists"] = "videos"
+
+
+class Generator(Model):
+    """The synthetic dataset; see `reaction.data.synthetic` for what each number does and for the ceilings."""
+
+    seed: int
+    videos: Positive
+    width: Positive
+    height: Positive
+    fps: Positive
+    frames: tuple[Positive, Positive]
+    appearances: tuple[str, ...]
+    motions: tuple[str, ...]
+    groups: Positive
+    camera: Annotated[float, Field(ge=0)]
+    clutter: Annotated[int, Field(ge=0)]
+    actor: tuple[Positive, Positive]
+
+
+class Dataset(Model):
+    """Videos, labels and official splits."""
+
+    layout: Literal["hmdb51", "ucf101", "jhmdb21", "synthetic"] = Field(description="how its official lists are read")
+    splits: tuple[Positive, ...]
+    shards: Positive = Field(description="files per feature; one job each, at most ten minutes of work")
+    missing: Literal["error", "allow"] = Field("error", description="what an absent official video means")
+    classes: tuple[str, ...] | None = Field(None, description="keep only these classes")
+    mirror: str | None = Field(None, description="its folder in the mirror")
+    archives: tuple[Archive, ...] = ()
+    generator: Generator | None = None
+
+    @model_validator(mode="after")
+    def _one_source(self) -> "Dataset":
+        if (self.generator is None) == (not self.archives):
+            raise ValueError("a dataset has either `archives:` or a `generator:`")
+        return self
+
+
+class TVL1(Model):
+    """Parameters of TV-L1 by OpenCV's names; `lambda_` because `lambda` is a keyword of Python."""
+
+    tau: float
+    lambda_: float
+    theta: float
+    nscales: Positive
+    warps: Positive
+    epsilon: float
+    inner_iterations: Positive
+    outer_iterations: Positive
+    scale_step: float
+    gamma: float
+    median: Positive
+
+
+class RGB(Model):
+    modality: Literal["rgb"]
+    resize: str = Field(pattern=r"^(\d+x\d+|short_side:\d+)$")
+    jpeg_quality: Annotated[int, Field(ge=1, le=100)]
+
+
+class Flow(Model):
+    modality: Literal["flow"]
+    resize: str = Field(pattern=r"^(\d+x\d+|short_side:\d+)$")
+    jpeg_quality: Annotated[int, Field(ge=1, le=100)]
+    bound: Annotated[float, Field(gt=0)] = Field(description="pixels per frame that map to 0 and 255")
+    algorithm: Literal["tvl1"]
+    semantics: Literal["opencv-cpu"] = Field(description="whose TV-L1: the implementations differ by 0.03 px and more")
+    parameters: TVL1
+
+
+Feature = Annotated[RGB | Flow, Field(discriminator="modality")]
+
+
+class Weights(Model):
+    """What a run starts from when no other run is named by `init`."""
+
+    source: Literal["none", "file", "download"]
+    path: str | None = None
+    url: str | None = None
+    sha256: str | None = None
+    first_conv: Literal["cross_modality"] = "cross_modality"
+
+
+class StreamRecipe(Model):
+    """How one stream of a method is trained."""
+
+    stack: Positive = Field(description="frames, or flow fields (two channels each), that make one input")
+    dropout: Fraction
+    epochs: Positive
+    steps: tuple[Positive, ...] = Field(description="epochs after which the learning rate is multiplied by `factor`")
+    factor: float
+    warmup_epochs: Annotated[float, Field(ge=0)]
+    batch: Positive = Field(description="clips per update over all processes")
+    learning_rate: Annotated[float, Field(gt=0)]
+    momentum: Fraction
+    weight_decay: Annotated[float, Field(ge=0)]
+    clip_gradient: float | None = Field(description="largest norm of the gradient")
+    precision: Literal["32-true", "bf16-mixed", "16-mixed"]
+    scales: tuple[Fraction, ...] = Field(description="crop sides relative to the shorter side of the frame")
+    fixed_offsets: bool = Field(description="crops at 13 fixed places (TSN) instead of anywhere")
+    flip: bool
+
+
+class MapInput(Model):
+    """How an attention map enters a network: the thesis does not say, see `reaction.models.st_attention`."""
+
+    entry: Literal["concat", "multiply"]
+    channel: Literal["mean", "zero"] = Field("mean", description="initial weights of the map channel (concat)")
+    constant: Fraction = Field(description="the map before there are maps, and in place of a dead one")
+
+
+class AttentionNet(Model):
+    """Training of the network that predicts Grad-CAM maps without a label."""
+
+    hidden: Positive
+    epochs: Positive
+    batch: Positive
+    learning_rate: Annotated[float, Field(gt=0)]
+    holdout: Annotated[float, Field(gt=0, lt=1)] = Field(description="share of the groups that only measures")
+    frames_per_video: Positive
+
+
+class Attention(Model):
+    """Where the maps come from: another method's runs, the other stream, one layer."""
+
+    source: str = Field(alias="from", description="the method whose runs are looked at")
+    layer: str
+    train_maps: Literal["gradcam-true", "gradcam-predicted", "learned"]
+    test_maps: Literal["learned"]
+    every: Positive = Field(description="a map for every n-th frame; the frames between read the one before")
+    net: AttentionNet
+
+
+class Method(Model):
+    """A paper's network and recipe."""
+
+    backbone: Literal["inception_v3"]
+    segments: Positive
+    partial_bn: bool = Field(
+        description="only with pretrained weights: frozen statistics of an untrained net mean nothing"
+    )
+    streams: dict[Stream, StreamRecipe]
+    weights: str = Field(description="a key of `weights:`")
+    init: str | None = Field(
+        None, description="the method whose run, same split, seed and stream, this one starts from"
+    )
+    map: MapInput | None = None
+    attention: Attention | None = None
+    stands_in: str | None = Field(None, description="what differs from the paper's own network, if anything does")
+
+
+class Scale(Model):
+    """What a smaller run changes. The only override there is."""
+
+    width: Annotated[float, Field(gt=0)]
+    input: Positive
+    features: dict[Stream, str]
+    weights: str | None = None
+    epochs: Positive | None = Field(None, description="replaces the recipe's; its steps move in proportion")
+    batch: Positive | None = None
+    learning_rate: Annotated[float, Field(gt=0)] | None = None
+    warmup_epochs: Annotated[float, Field(ge=0)] | None = None
+    dropout: Fraction | None = None
+    stack: Positive | None = Field(None, description="for flow")
+    layer: str | None = Field(None, description="attention layer, where the recipe's would be a single cell")
+    every: Positive | None = None
+
+
+class Protocol(Model):
+    """How a trained run is tested."""
+
+    segments: Positive
+    crops: Literal[1, 5, 10]
+    sampler: Literal["tsn", "ends"]
+    before_softmax: bool
+    fusion: dict[Stream, float]
+
+
+class Table(Model):
+    """A table of results: all methods on one dataset."""
+
+    dataset: str
+    scale: str
+    methods: tuple[str, ...]
+    splits: tuple[Positive, ...]
+    seeds: tuple[int, ...]
+    protocol: str
+    papers: tuple[str, ...]
+    comparisons: tuple[tuple[str, str], ...] = Field((), description="pairs of `method/stream` to compare by bootstrap")
+
+
+class Params(Model):
+    """The whole of params.yaml."""
+
+    reproduce: tuple[str, ...]
+    datasets: dict[str, Dataset]
+    features: dict[str, Feature]
+    weights: dict[str, Weights]
+    methods: dict[str, Method]
+    scales: dict[str, Scale]
+    protocols: dict[str, Protocol]
+    tables: dict[str, Table]
+
+    @model_validator(mode="after")
+    def _names_exist(self) -> "Params":
+        for table in self.reproduce:
+            _known("reproduce", table, self.tables)
+        for name, scale in self.scales.items():
+            self._check_scale(f"scales.{name}", scale)
+        for name, method in self.methods.items():
+            self._check_method(f"methods.{name}", method)
+        for name, table in self.tables.items():
+            self._check_table(f"tables.{name}", table)
+        return self
+
+    def _check_scale(self, key: str, scale: Scale) -> None:
+        for stream, feature in scale.features.items():
+            _known(f"{key}.features.{stream}", feature, self.features)
+            if self.features[feature].modality != stream:
+                raise ValueError(f"{key}.features.{stream}: `{feature}` is {self.features[feature].modality}")
+        if scale.weights is not None:
+            _known(f"{key}.weights", scale.weights, self.weights)
+
+    def _check_method(self, key: str, method: Method) -> None:
+        _known(f"{key}.weights", method.weights, self.weights)
+        if method.init is not None:
+            _known(f"{key}.init", method.init, self.methods)
+            if self.methods[method.init].map != method.map:
+                raise ValueError(f"{key}.map: must equal methods.{method.init}.map, whose weights it starts from")
+        if method.attention is not None:
+            _known(f"{key}.attention.from", method.attention.source, self.methods)
+            if method.map is None:
+                raise ValueError(f"{key}: `attention:` needs `map:` to say how the maps enter the network")
+            if set(method.streams) != {"rgb", "flow"}:
+                raise ValueError(f"{key}.streams: cross attention needs both rgb and flow")
+
+    def _check_table(self, key: str, table: Table) -> None:
+        _known(f"{key}.dataset", table.dataset, self.datasets)
+        _known(f"{key}.scale", table.scale, self.scales)
+        _known(f"{key}.protocol", table.protocol, self.protocols)
+        for method in table.methods:
+            _known(f"{key}.methods", method, self.methods)
+        absent = sorted(set(table.splits) - set(self.datasets[table.dataset].splits))
+        if absent:
+            raise ValueError(f"{key}.splits: {table.dataset} has no split {absent[0]}")
+
+
+def _known(key: str, name: str, among: Mapping[str, Any]) -> None:
+    if name not in among:
+        raise ValueError(f"{key}: `{name}` is none of {', '.join(among)}")
+
+
+def parse(values: Mapping[str, Any]) -> Params:
+    """Check and coerce what a YAML reader returned.
+
+    Coercion matters: PyYAML reads `1e-3` as text, ruamel (DVC's reader) as a number; both come out as 0.001 here.
+
+    Raises:
+        ParamsError: names the key path, what was found and what is allowed.
+    """
+    try:
+        return Params.model_validate(values)
+    except ValidationError as error:
+        raise ParamsError("\n".join(["params.yaml:", *map(_explain, error.errors())])) from None
+
+
+def _explain(error: Mapping[str, Any]) -> str:
+    path = [str(part) for part in error["loc"]]
+    if path[:1] == ["features"]:
+        del path[2:3]  # pydantic puts the modality, which chose the model, into the path
+    key = ".".join(path)
+    if error["type"] == "extra_forbidden":
+        return f"  {key}: unknown key; remove it, or correct its spelling"
+    if error["type"] == "missing":
+        return f"  {key}: missing; write\n{_as_yaml(path)}"
+    if error["type"] == "value_error":
+        return f"  {key + ': ' if key else ''}{error['ctx']['error']}"
+    return f"  {key}: {error['msg']}, got {error['input']!r}; write\n{_as_yaml(path)}"
+
+
+def _as_yaml(path: list[str]) -> str:
+    lines = ["  " * depth + f"{part}:" for depth, part in enumerate(path)]
+    return "\n".join(f"    {line}" for line in lines) + " ..."
+
+
+def load(path: Path | str = "params.yaml") -> Params:
+    """Read params.yaml.
+
+    Raises:
+        ParamsError: the file is absent, is no YAML, or says something it should not.
+    """
+    try:
+        values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ParamsError(f"{path} is not here: run this in the project's root folder") from None
+    except yaml.YAMLError as error:
+        raise ParamsError(f"{path} is no YAML: {error}") from None
+    return parse(values)

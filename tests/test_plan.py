@@ -1,0 +1,123 @@
+"""From parameters to folders: what a change moves, and what it leaves."""
+
+from collections.abc import Callable
+from copy import deepcopy
+from pathlib import Path
+
+import pytest
+import yaml
+
+from reaction.params import parse
+from reaction.plan import KINDS, Plan
+from reaction.recipes import RECIPES
+
+SHIPPED = yaml.safe_load((Path(__file__).parents[1] / "params.yaml").read_text())
+
+
+def moved(change: Callable[[dict], None], table: str = "synthetic") -> set[tuple[str, str, str]]:
+    """(rule, method, stream) of the artifacts that `change` gives another folder."""
+    values = deepcopy(SHIPPED)
+    change(values)
+    before = Plan(parse(SHIPPED)).needed(table)
+    after = Plan(parse(values)).needed(table)
+    return {_identity(after[folder]) for folder in set(after) - set(before)}
+
+
+def _identity(artifact) -> tuple[str, str, str]:
+    config = artifact.config
+    return artifact.rule, config.get("method", ""), config.get("stream", config.get("modality", ""))
+
+
+def test_every_rule_has_a_recipe_and_a_folder():
+    assert set(RECIPES) == set(KINDS)
+
+
+def test_the_same_parameters_give_the_same_folders():
+    assert list(Plan(parse(SHIPPED)).artifacts) == list(Plan(parse(deepcopy(SHIPPED))).artifacts)
+
+
+def test_a_parameter_of_phase_two_moves_phase_two_and_what_hangs_below():
+    def change(values):
+        values["methods"]["st_attention"]["streams"]["rgb"]["weight_decay"] = 0.001
+
+    assert moved(change) == {
+        ("train", "st_attention", "rgb"),
+        ("score", "st_attention", "rgb"),
+        ("fuse", "st_attention", "fusion"),
+    }
+
+
+def test_a_parameter_of_phase_one_moves_the_maps_and_phase_two():
+    def change(values):
+        values["methods"]["st_phase1"]["streams"]["rgb"]["weight_decay"] = 0.001
+
+    rules = moved(change)
+    assert ("train", "st_attention", "flow") in rules, "its maps come from the changed RGB net"
+    assert ("gradcam", "", "") in rules
+    assert not any(method == "tsn" for _, method, _ in rules)
+
+
+def test_another_flow_bound_moves_flow_and_what_hangs_below_but_not_rgb():
+    def change(values):
+        values["features"]["flow-128x96"]["bound"] = 15.0
+
+    rules = moved(change)
+    assert ("flow", "", "flow") in rules
+    assert ("train", "tsn", "flow") in rules
+    assert not {("frames", "", "rgb"), ("train", "tsn", "rgb"), ("index", "", "")} & rules
+
+
+def test_a_raised_recipe_moves_what_the_rule_makes(monkeypatch):
+    before = set(Plan(parse(SHIPPED)).needed("synthetic"))
+    monkeypatch.setitem(RECIPES, "score", RECIPES["score"] + 1)
+    after = Plan(parse(SHIPPED)).needed("synthetic")
+    assert {after[folder].rule for folder in set(after) - before} == {"score", "fuse"}
+
+
+def test_adding_a_method_moves_nothing():
+    def change(values):
+        values["methods"]["tsn7"] = deepcopy(values["methods"]["tsn"]) | {"segments": 7}
+
+    assert moved(change) == set()
+
+
+def test_maps_cross_over_between_the_streams():
+    plan = Plan(parse(SHIPPED))
+    run = next(
+        a for a in plan.needed("synthetic").values() if a.name.startswith("st_attention-rgb") and a.rule == "train"
+    )
+    assert run.inputs["maps"].rule == "gradcam"
+    assert run.inputs["maps"].inputs["run"].config["stream"] == "flow"
+    assert run.inputs["init"].config["method"] == "st_phase1"
+    assert run.inputs["init"].config["stream"] == "rgb"
+
+
+def test_nothing_computed_with_the_test_label_enters_a_test():
+    for artifact in Plan(parse(SHIPPED)).artifacts.values():
+        if artifact.rule == "score" and "maps" in artifact.inputs:
+            assert artifact.inputs["maps"].rule == "attend"
+
+
+def test_steps_move_with_the_epochs_of_a_scale():
+    plan = Plan(parse(SHIPPED))
+    run = next(a for a in plan.needed("synthetic").values() if a.name.startswith("tsn-rgb"))
+    epochs = SHIPPED["scales"]["tiny"]["epochs"]
+    assert run.config["training"]["epochs"] == epochs
+    assert run.config["training"]["steps"] == [round(30 * epochs / 80), round(60 * epochs / 80)]
+
+
+def test_statistics_of_an_untrained_net_are_not_frozen():
+    plan = Plan(parse(SHIPPED))
+    tiny = next(a for a in plan.needed("synthetic").values() if a.name.startswith("tsn-rgb"))
+    paper = next(a for a in plan.needed("hmdb51").values() if a.name.startswith("tsn-rgb"))
+    assert not tiny.config["network"]["partial_bn"]
+    assert paper.config["network"]["partial_bn"]
+
+
+@pytest.mark.parametrize("table", list(SHIPPED["tables"]))
+def test_a_cell_of_a_reduced_table_is_never_comparable(table):
+    spec = Plan(parse(SHIPPED)).table_spec(table)
+    for cell in spec["results"]:
+        assert cell["comparable"] == (not cell["why"])
+        if SHIPPED["tables"][table]["scale"] != "paper":
+            assert "scale" in cell["why"]

@@ -1,0 +1,70 @@
+rule gradcam:
+    input:
+        config=ancient("results/attention/{dataset}/{name}/config.json"),
+        sources=needs("attention"),
+    output:
+        "results/attention/{dataset}/{name}/shard-{shard}.h5",
+    log:
+        "logs/gradcam/{dataset}/{name}-{shard}.log",
+    benchmark:
+        "timings/gradcam/{dataset}/{name}-{shard}.tsv"
+    wildcard_constraints:
+        name="gradcam-.+",
+    threads: threads_of("attention")
+    resources:
+        gpu=gpus_of("attention"),
+        mem="8GB",
+        runtime="4h",
+    params:
+        folder=subpath(output[0], parent=True),
+    shell:
+        "reaction gradcam {params.folder:q} --shard {wildcards.shard} --threads {threads} > {log:q} 2>&1"
+
+
+rule attention_net:
+    input:
+        config=ancient("results/attention/{dataset}/{name}/config.json"),
+        sources=needs("attention"),
+    output:
+        net="results/attention/{dataset}/{name}/attention_net.safetensors",
+        history="results/attention/{dataset}/{name}/history.csv",
+        metrics="results/attention/{dataset}/{name}/metrics.json",
+    log:
+        "logs/attention_net/{dataset}/{name}.log",
+    benchmark:
+        "timings/attention_net/{dataset}/{name}.tsv"
+    wildcard_constraints:
+        name="attention_net-.+",
+    retries: 1
+    threads: threads_of("attention")
+    resources:
+        gpu=gpus_of("attention"),
+        mem="16GB",
+        runtime="12h",
+    params:
+        folder=subpath(output.net, parent=True),
+    shell:
+        "reaction attention_net {params.folder:q} --threads {threads} > {log:q} 2>&1"
+
+
+rule attend:
+    input:
+        config=ancient("results/attention/{dataset}/{name}/config.json"),
+        sources=needs("attention"),
+    output:
+        "results/attention/{dataset}/{name}/shard-{shard}.h5",
+    log:
+        "logs/attend/{dataset}/{name}-{shard}.log",
+    benchmark:
+        "timings/attend/{dataset}/{name}-{shard}.tsv"
+    wildcard_constraints:
+        name="learned-.+",
+    threads: threads_of("attention")
+    resources:
+        gpu=gpus_of("attention"),
+        mem="8GB",
+        runtime="4h",
+    params:
+        folder=subpath(output[0], parent=True),
+    shell:
+        "reaction attend {params.folder:q} --shard {wildcards.shard} --threads {threads} > {log:q} 2>&1"
