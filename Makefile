@@ -1,7 +1,7 @@
 # The README's commands. `make demo` and `make test` need Python 3.11 or later and nothing else.
 PYTHON ?= python3
 BIN := .venv/bin
-ACTIVATE := PATH="$(CURDIR)/$(BIN):$$PATH"
+ACTIVATE := PATH="$(abspath $(BIN)):$$PATH"
 
 .PHONY: demo test test-all lint pull clean
 

@@ -45,7 +45,7 @@ def test_an_unknown_key_is_named_with_its_path(values):
 
 def test_a_missing_key_is_shown_as_yaml(values):
     del values["methods"]["tsn"]["segments"]
-    with pytest.raises(ParamsError, match="methods:\n *tsn:\n *segments: ..."):
+    with pytest.raises(ParamsError, match=r"methods:\n *tsn:\n *segments: \.\.\."):
         parse(values)
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from reaction.data import synthetic
 from reaction.params import parse
 from reaction.plan import KINDS, Plan
 from reaction.recipes import RECIPES
@@ -121,3 +122,16 @@ def test_a_cell_of_a_reduced_table_is_never_comparable(table):
         assert cell["comparable"] == (not cell["why"])
         if SHIPPED["tables"][table]["scale"] != "paper":
             assert "scale" in cell["why"]
+
+
+def test_the_ceilings_told_are_those_that_are_proved():
+    generator = SHIPPED["datasets"]["synthetic"]["generator"] | {"splits": 3}
+    told = Plan(parse(SHIPPED)).table_spec("synthetic")["ceilings"]
+    assert told == synthetic.ceilings(synthetic.read_generator(generator))
+
+
+def test_a_mended_link_moves_nothing():
+    def change(values):
+        values["datasets"]["hmdb51"]["archives"][0]["urls"] = ["https://example.org/hmdb51_org.rar"]
+
+    assert moved(change, "hmdb51") == set()

@@ -41,9 +41,7 @@ def _parser() -> argparse.ArgumentParser:
     train = _on_folder(commands, "train", "train one stream", _train)
     train.add_argument("--checkpoints", type=Path, required=True, help="resume states go here")
     train.add_argument("--workers", type=int, default=0, help="processes that load clips")
-    train.add_argument(
-        "--stop-after", type=float, help="minutes; save and leave with exit status 75 before they are over"
-    )
+    train.add_argument("--stop-after", type=float, help="minutes; save and leave with status 75 before they are over")
     _threads(train)
 
     _on_shard(commands, "gradcam", "compute Grad-CAM maps of a trained run", _gradcam)
@@ -155,9 +153,11 @@ def _attend(options: argparse.Namespace) -> None:
 
 
 def _score(options: argparse.Namespace) -> None:
+    from reaction.evaluation.fuse import evaluate_scores
     from reaction.training.run import score_run
 
     score_run(options.folder, workers=options.workers, threads=options.threads)
+    evaluate_scores(options.folder)
 
 
 def _fuse(options: argparse.Namespace) -> None:

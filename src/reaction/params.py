@@ -172,13 +172,11 @@ class Method(Model):
     backbone: Literal["inception_v3"]
     segments: Positive
     partial_bn: bool = Field(
-        description="only with pretrained weights: frozen statistics of an untrained net mean nothing"
+        description="takes effect with pretrained weights only: an untrained net's statistics say nothing"
     )
     streams: dict[Stream, StreamRecipe]
     weights: str = Field(description="a key of `weights:`")
-    init: str | None = Field(
-        None, description="the method whose run, same split, seed and stream, this one starts from"
-    )
+    init: str | None = Field(None, description="the method whose run of the same split, seed and stream is the start")
     map: MapInput | None = None
     attention: Attention | None = None
     stands_in: str | None = Field(None, description="what differs from the paper's own network, if anything does")
@@ -197,6 +195,7 @@ class Scale(Model):
     warmup_epochs: Annotated[float, Field(ge=0)] | None = None
     dropout: Fraction | None = None
     stack: Positive | None = Field(None, description="for flow")
+    net_epochs: Positive | None = Field(None, description="for the attention networks")
     layer: str | None = Field(None, description="attention layer, where the recipe's would be a single cell")
     every: Positive | None = None
 

@@ -48,10 +48,15 @@ class Artifact:
     config: Mapping[str, Any]
     inputs: Mapping[str, "Artifact"] = field(default_factory=dict)
     shards: int = 0
+    hints: Mapping[str, Any] = field(default_factory=dict)  # what changes no result, such as a URL
 
     @cached_property
     def frozen(self) -> dict[str, Any]:
-        """What config.json holds; the folder's hash is of this."""
+        """What config.json holds."""
+        return self._identity | {"hints": self.hints}
+
+    @cached_property
+    def _identity(self) -> dict[str, Any]:
         return {
             "rule": self.rule,
             "recipe": RECIPES[self.rule],
@@ -63,7 +68,7 @@ class Artifact:
 
     @cached_property
     def folder(self) -> str:
-        digest = hashlib.sha256(canonical_json(self.frozen).encode()).hexdigest()[:8]
+        digest = hashlib.sha256(canonical_json(self._identity).encode()).hexdigest()[:8]
         return f"results/{KINDS[self.rule]}/{self.dataset}/{self.name}-{digest}"
 
     @property
@@ -71,6 +76,10 @@ class Artifact:
         """The files whose presence says that the artifact is made."""
         names = [f"shard-{k:03d}.h5" for k in range(self.shards)] or FILES[self.rule]
         return [f"{self.folder}/{name}" for name in names]
+
+    def files_for(self, shard: str | None) -> list[str]:
+        """The files that a job on one shard reads: a video has the same shard number in every sharded artifact."""
+        return [self.files[int(shard)]] if shard is not None and self.shards else self.files
 
     def with_ancestors(self) -> Iterator["Artifact"]:
         for source in self.inputs.values():
@@ -94,7 +103,7 @@ class Plan:
 
     def __init__(self, params: Params) -> None:
         self.params = params
-        self._made: dict[tuple, Artifact] = {}
+        self._made: dict[str, Artifact] = {}
         self.tables = {name: self._results(table) for name, table in params.tables.items()}
 
     @cached_property
@@ -119,17 +128,19 @@ class Plan:
 
     def _once(self, artifact: Artifact) -> Artifact:
         """The first artifact made with this folder, so that equal ones are one object and are hashed once."""
-        return self._made.setdefault((artifact.folder,), artifact)
+        return self._made.setdefault(artifact.folder, artifact)
 
     def videos(self, dataset: str) -> Artifact:
         described = self.params.datasets[dataset]
         if described.generator is not None:
             generator = described.generator.model_dump(mode="json") | {"splits": len(described.splits)}
-            config = {"dataset": dataset, "source": "generated", "generator": generator}
+            config, hints = {"dataset": dataset, "source": "generated", "generator": generator}, {}
         else:
-            archives = [archive.model_dump(mode="json") for archive in described.archives]
-            config = {"dataset": dataset, "source": "archives", "mirror": described.mirror, "archives": archives}
-        return self._once(Artifact("fetch", dataset, "videos", config))
+            wanted = [one.model_dump(mode="json", include={"name", "into", "sha256"}) for one in described.archives]
+            config = {"dataset": dataset, "source": "archives", "archives": wanted}
+            found = [one.model_dump(mode="json") for one in described.archives]
+            hints = {"mirror": described.mirror, "archives": found}
+        return self._once(Artifact("fetch", dataset, "videos", config, hints=hints))
 
     def index(self, dataset: str) -> Artifact:
         described = self.params.datasets[dataset]
@@ -198,61 +209,54 @@ class Plan:
 
     def gradcam(self, run: "_Run", stream: str, kind: str = "gradcam-true") -> Artifact:
         """Grad-CAM maps of the training videos."""
-        attention, looked_at = self._attention(run), run.of(self._attention(run).source)
-        source = self.params.methods[looked_at.method]
+        attention = self._attention(run)
         config = {
-            "layer": self._layer(run),
             "label": kind.removeprefix("gradcam-"),
             "part": "train",
             "split": split_name(run.split),
-            "every": self.params.scales[run.scale].every or attention.every,
-            "batch": 32,
-            "maps": _entering_maps(source, None),
+            "every": self._every(run),
+            "maps": _entering_maps(self.params.methods[attention.source], None),
         }
-        inputs = self._inputs(run, stream) | {"run": self.run(looked_at, stream)}
-        return self._once(
-            Artifact("gradcam", run.dataset, self._map_name(kind, run, stream), config, inputs, self._shards(run))
-        )
+        return self._looking_at("gradcam", kind, run, stream, config, sharded=True)
 
     def attention_net(self, run: "_Run", stream: str) -> Artifact:
         """The network that predicts the Grad-CAM maps of one stream."""
-        attention, looked_at = self._attention(run), run.of(self._attention(run).source)
-        config = attention.net.model_dump(mode="json") | {
-            "layer": self._layer(run),
-            "split": split_name(run.split),
-            "seed": run.seed,
-        }
-        inputs = self._inputs(run, stream) | {"run": self.run(looked_at, stream), "gradcam": self.gradcam(run, stream)}
-        return self._once(
-            Artifact("attention_net", run.dataset, self._map_name("attention_net", run, stream), config, inputs)
-        )
+        net, epochs = self._attention(run).net, self.params.scales[run.scale].net_epochs
+        config = net.model_dump(mode="json") | {"split": split_name(run.split), "seed": run.seed}
+        config["epochs"] = epochs or net.epochs
+        made_from = {"gradcam": self.gradcam(run, stream)}
+        return self._looking_at("attention_net", "attention_net", run, stream, config, made_from)
 
     def learned(self, run: "_Run", stream: str) -> Artifact:
         """Maps that the attention network predicts, for every video."""
-        attention, looked_at = self._attention(run), run.of(self._attention(run).source)
-        config = {
-            "layer": self._layer(run),
-            "every": self.params.scales[run.scale].every or attention.every,
-            "batch": 32,
-        }
-        net = self.attention_net(run, stream)
-        inputs = self._inputs(run, stream) | {"run": self.run(looked_at, stream), "attention_net": net}
-        return self._once(
-            Artifact("attend", run.dataset, self._map_name("learned", run, stream), config, inputs, self._shards(run))
-        )
+        config = {"every": self._every(run)}
+        made_from = {"attention_net": self.attention_net(run, stream)}
+        return self._looking_at("attend", "learned", run, stream, config, made_from, sharded=True)
+
+    def _looking_at(
+        self,
+        rule: str,
+        kind: str,
+        run: "_Run",
+        stream: str,
+        config: Mapping[str, Any],
+        made_from: Mapping[str, Artifact] | None = None,
+        *,
+        sharded: bool = False,
+    ) -> Artifact:
+        """An artifact made by looking at one layer of a trained run of the attention's source method."""
+        source = self._attention(run).source
+        layer = self.params.scales[run.scale].layer or self._attention(run).layer
+        name = f"{kind}-{layer}-{source}-{stream}-{split_name(run.split)}-seed{run.seed}-{run.scale}"
+        inputs = self._inputs(run, stream) | {"run": self.run(run.of(source), stream)} | (made_from or {})
+        shards = self.params.datasets[run.dataset].shards if sharded else 0
+        return self._once(Artifact(rule, run.dataset, name, {"layer": layer} | config, inputs, shards))
 
     def _attention(self, run: "_Run") -> Attention:
         return self.params.methods[run.method].attention
 
-    def _layer(self, run: "_Run") -> str:
-        return self.params.scales[run.scale].layer or self._attention(run).layer
-
-    def _shards(self, run: "_Run") -> int:
-        return self.params.datasets[run.dataset].shards
-
-    def _map_name(self, kind: str, run: "_Run", stream: str) -> str:
-        source = self._attention(run).source
-        return f"{kind}-{self._layer(run)}-{source}-{stream}-{split_name(run.split)}-seed{run.seed}-{run.scale}"
+    def _every(self, run: "_Run") -> int:
+        return self.params.scales[run.scale].every or self._attention(run).every
 
     def scores(self, run: "_Run", stream: str) -> Artifact:
         """Class scores of the test videos."""
@@ -389,7 +393,7 @@ def _entering_maps(method: Method, stored: str | None) -> dict[str, Any] | None:
 
 
 def _ceilings(dataset: Dataset) -> dict[str, float] | None:
-    """What each stream of the synthetic dataset can know at best; `reaction.data.synthetic` has the proof."""
+    """What a stream can know at best, as `reaction.data.synthetic.ceilings` proves, without that module's imports."""
     if dataset.generator is None:
         return None
     appearances, motions = len(dataset.generator.appearances), len(dataset.generator.motions)

@@ -1,7 +1,7 @@
 """One integer per rule: raised in the commit that changes what the rule's code computes, not by a refactoring.
 
-The number is part of every artifact's hash, so raising it makes new folders and keeps the old ones. `tests/test_recipes.py`
-compares small golden outputs and fails when results change and the number does not.
+The number is part of every artifact's hash, so raising it makes new folders and keeps the old ones.
+`tests/test_recipes.py` compares small golden outputs and fails when results change and the number does not.
 """
 
 RECIPES: dict[str, int] = {

@@ -29,7 +29,8 @@ def artifact(kind, wildcards):
 def needs(kind):
     def paths(wildcards):
         sources = artifact(kind, wildcards).inputs.values()
-        return [ancient(file) for source in sources for file in source.files]
+        shard = getattr(wildcards, "shard", None)
+        return [ancient(file) for source in sources for file in source.files_for(shard)]
 
     return paths
 

@@ -1,0 +1,46 @@
+"""The attention network of Park's thesis (SNU 2019): a map from a stream's features, without the label.
+
+Convolution, batch normalisation, ReLU, convolution, sigmoid on the features of one block; trained by binary
+cross-entropy at image size, after bilinear up-sampling, against the Grad-CAM map. The sigmoid comes before the
+up-sampling.
+Unsaid by the thesis and chosen here: 3x3 and 1x1 kernels, 512 hidden channels.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from reaction.attention.gradcam import upsample
+
+
+class AttentionNet(nn.Module):
+    """Features (B, channels, h, w) to a map (B, 1, h, w) in [0, 1]."""
+
+    def __init__(self, channels: int, hidden: int = 512) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels, hidden, 3, padding=1, bias=False)
+        self.bn = nn.BatchNorm2d(hidden)
+        self.score = nn.Conv2d(hidden, 1, 1)
+
+    def forward(self, features: Tensor) -> Tensor:
+        hidden = F.relu(self.bn(self.conv(features)))  # (B, hidden, h, w)
+        return torch.sigmoid(self.score(hidden))
+
+
+def bce_against(maps: Tensor, target: Tensor) -> Tensor:
+    """Mean binary cross-entropy (B,), in nats, of maps (B, 1, h, w) up-sampled to targets (B, H, W) in [0, 1]."""
+    probability = upsample(maps[:, 0].float(), *target.shape[-2:])
+    # Interpolating between saturated values can round to just above 1, which the loss refuses.
+    loss = F.binary_cross_entropy(probability.clamp(0.0, 1.0), target, reduction="none")  # (B, H, W)
+    return loss.mean((1, 2))
+
+
+def entropy_floor(target: Tensor) -> Tensor:
+    """The least cross-entropy (B,) any map can have against soft targets (B, H, W): that of the target with itself."""
+    return F.binary_cross_entropy(target, target, reduction="none").mean((1, 2))
+
+
+def constant_bce(targets: Tensor) -> tuple[float, float]:
+    """The best constant map for targets (B, H, W), which is their mean, and its cross-entropy: what a net must beat."""
+    constant = targets.double().mean()
+    return constant.item(), F.binary_cross_entropy(constant, constant).item()

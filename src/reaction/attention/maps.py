@@ -1,0 +1,331 @@
+"""The jobs `gradcam`, `attention_net` and `attend`: from a trained run to attention maps of whole frames.
+
+Grad-CAM maps of the training videos come first (they need the label), then a network that learns to predict them from
+the run's features, then that network's maps for every video. All see whole frames resized to the network's input, and
+the run sees them with the maps it was trained with: a constant in the first phase, so nothing here is circular.
+"""
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from reaction.attention.attention_net import AttentionNet, bce_against, constant_bce, entropy_floor
+from reaction.attention.gradcam import gradcam, upsample
+from reaction.clips.loader import Item, Stream, WholeFrames
+from reaction.clips.maps import FrameMaps, StoredMaps
+from reaction.data.index import Video, part_videos, read_index
+from reaction.data.store import Maps, MapWriter, Shards, shard_name, shard_of
+from reaction.files import atomic, read_json, write_json
+from reaction.models.tsn import TSN
+from reaction.training.run import be_deterministic, device, entering_maps, load_run, open_features, write_rows
+
+NET = "attention_net.safetensors"
+FRAMES_AT_ONCE = 32
+FOCUS = 0.5  # a map's focus is where it is at least half, once it spans 0 to 1
+
+
+class AttentionError(ValueError):
+    """Maps that cannot be computed or learned from what the config names."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """A trained run whose features are looked at, and what it reads."""
+
+    model: TSN
+    stream: Stream
+    input: int
+    frames: Shards
+    maps: FrameMaps | None
+    shards: int
+
+    def enter(self, item: Item) -> Tensor:
+        """What the backbone sees (M, C, h, w) of an item of whole frames, on the model's device."""
+        where = next(self.model.parameters()).device
+        maps = item["map"].to(where) if "map" in item else None
+        return self.model.enter(item["clip"].to(where), maps)
+
+    def whole_frames(self, videos: Sequence[Video], every: int) -> WholeFrames:
+        """Every `every`-th frame of `videos`, with the maps that enter the run."""
+        return WholeFrames(videos, self.frames, stream=self.stream, input=self.input, every=every, maps=self.maps)
+
+
+def gradcam_shard(folder: Path | str, shard: int, threads: int = 1) -> None:
+    """Write one shard of Grad-CAM maps of the run named in `folder`/config.json, before up-sampling and min-max."""
+    frozen, source = _open(folder, threads)
+    config = frozen["config"]
+    layer, labelled = config["layer"], config["label"] == "true"
+
+    def maps_of(item: Item) -> Tensor:
+        x = source.enter(item)
+        labels = item["label"].to(x.device).expand(len(x)) if labelled else None
+        return gradcam(source.model.backbone, x, labels, layer)  # (M, h, w)
+
+    _write_shard(Path(folder), shard, source, _part(config, frozen["inputs"]), maps_of, frozen, normalise=True)
+
+
+def attend_shard(folder: Path | str, shard: int, threads: int = 1) -> None:
+    """Write one shard of the maps that the attention network named in `folder`/config.json predicts, of every video."""
+    frozen, source = _open(folder, threads)
+    inputs, layer = frozen["inputs"], frozen["config"]["layer"]
+    net = load_attention_net(Path(inputs["attention_net"])).to(device())
+
+    @torch.no_grad()
+    def maps_of(item: Item) -> Tensor:
+        return net(source.model.backbone.features(source.enter(item), layer))[:, 0]  # (M, h, w)
+
+    _write_shard(Path(folder), shard, source, read_index(inputs["index"]), maps_of, frozen, normalise=False)
+
+
+def train_attention_net(folder: Path | str, threads: int = 1) -> None:
+    """Train the attention network of `folder`/config.json: attention_net.safetensors, history.csv, metrics.json.
+
+    A share of the groups is held out; the network kept is that of the epoch with the least held-out cross-entropy.
+    """
+    frozen, source = _open(folder, threads)
+    config, inputs = frozen["config"], frozen["inputs"]
+    folder, videos = Path(folder), part_videos(inputs["index"], config["split"], "train")
+    training, heldout = hold_out(videos, config["holdout"], seed=config["seed"])
+    data = Targets(source, Maps(inputs["gradcam"]), frames=config["frames_per_video"], layer=config["layer"])
+    torch.manual_seed(config["seed"])
+    channels = source.model.backbone.get_submodule(config["layer"]).outputs
+    net = AttentionNet(channels, config["hidden"]).to(device())
+    history, best = fit(net, data, training, heldout, config)
+    with atomic(folder / NET) as partial:
+        save_file(best, partial)
+    write_rows(folder / "history.csv", history)
+    write_json(folder / "metrics.json", summary(history))
+
+
+def load_attention_net(folder: Path) -> AttentionNet:
+    """The network that `train_attention_net` wrote, in evaluation mode on the CPU."""
+    path = folder / NET
+    if not path.is_file():
+        raise AttentionError(f"{path} is missing: `reaction attention_net {folder}` makes it")
+    state = load_file(path)
+    hidden, channels = state["conv.weight"].shape[:2]
+    net = AttentionNet(channels, hidden)
+    net.load_state_dict(state)
+    return net.eval()
+
+
+def hold_out(videos: Sequence[Video], share: float, *, seed: int) -> tuple[list[Video], list[Video]]:
+    """Split videos into those that train and those that measure, by group: `share` of the groups, at least one.
+
+    Clips of one source film resemble each other, so a network that has seen one has nearly seen the other.
+    """
+    groups = sorted({video.group for video in videos})
+    if len(groups) < 2:
+        raise AttentionError(f"holding groups out needs at least 2 groups, the training videos have {len(groups)}")
+    count = min(max(1, round(share * len(groups))), len(groups) - 1)
+    chosen = {groups[k] for k in np.random.default_rng(seed).permutation(len(groups))[:count]}
+    return [v for v in videos if v.group not in chosen], [v for v in videos if v.group in chosen]
+
+
+@dataclass(frozen=True)
+class Targets:
+    """Features of whole frames and the up-sampled Grad-CAM maps they have to explain."""
+
+    source: Source
+    cams: Maps
+    frames: int
+    layer: str
+
+    def batches(
+        self, videos: Sequence[Video], positions: Sequence[np.ndarray], batch: int
+    ) -> Iterator[tuple[Tensor, Tensor, int]]:
+        """Features (M, C, h, w), targets (M, H, W) in [0, 1] and the number of dead maps left out, batch by batch.
+
+        A batch is some `batch` frames of batch / frames videos.
+        """
+        clips = _ChosenFrames(self.source, videos, positions, self.cams)
+        items: list[Item] = []
+        for index in range(len(videos)):
+            items.append(clips[index])
+            if len(items) == max(1, batch // self.frames):
+                yield self._pair(items)
+                items = []
+        if items:
+            yield self._pair(items)
+
+    def random(self, videos: Sequence[Video], rng: np.random.Generator) -> list[np.ndarray]:
+        """`frames` of each video's maps, or all of a shorter one, at random without repetition."""
+        lengths = [self.cams.length(video.video) for video in videos]
+        return [np.sort(rng.choice(n, min(n, self.frames), replace=False)) for n in lengths]
+
+    def even(self, videos: Sequence[Video]) -> list[np.ndarray]:
+        """`frames` of each video's maps, or all of a shorter one, evenly spaced."""
+        lengths = [self.cams.length(video.video) for video in videos]
+        return [np.unique(np.linspace(0, n - 1, self.frames).round().astype(np.int64)) for n in lengths]
+
+    @torch.no_grad()
+    def _pair(self, items: Sequence[Item]) -> tuple[Tensor, Tensor, int]:
+        joined = {key: torch.cat([item[key] for item in items]) for key in ("clip", "map", "target") if key in items[0]}
+        alive = ~joined["target"].isnan().any(dim=2).any(dim=1)  # (M,)
+        joined = {key: value[alive] for key, value in joined.items()}
+        features = self.source.model.backbone.features(self.source.enter(joined), self.layer)
+        return features, joined["target"].to(features.device), int((~alive).sum())
+
+
+def fit(
+    net: AttentionNet, data: Targets, training: Sequence[Video], heldout: Sequence[Video], config: Mapping[str, Any]
+) -> tuple[list[dict[str, float]], dict[str, Tensor]]:
+    """Adam on the mean binary cross-entropy: history, one row per epoch, and the best epoch's state.
+
+    The positions of an epoch are random, those of the held-out videos fixed and evenly spaced.
+    """
+    optimizer = torch.optim.Adam(net.parameters(), lr=config["learning_rate"])
+    history, best = [], {}
+    for epoch in range(config["epochs"]):
+        rng = np.random.default_rng([config["seed"], epoch])
+        order = [training[k] for k in rng.permutation(len(training))]
+        losses, dead = [], 0
+        net.train()
+        for features, target, skipped in data.batches(order, data.random(order, rng), config["batch"]):
+            dead += skipped
+            if len(target) < 2:  # BatchNorm
+                continue
+            loss = bce_against(net(features), target)  # (M,)
+            optimizer.zero_grad()
+            loss.mean().backward()
+            optimizer.step()
+            losses.append(loss.detach())
+        train_bce = torch.cat(losses).mean().item() if losses else math.nan
+        row = {"epoch": epoch, "train_bce": train_bce, "train_dead": dead} | measure(
+            net, data, heldout, config["batch"]
+        )
+        best = _state(net) if not history or row["heldout_bce"] < min(r["heldout_bce"] for r in history) else best
+        history.append(row)
+        print(" ".join(f"{key} {value:.4g}" for key, value in row.items()), flush=True)
+    return history, best
+
+
+@torch.no_grad()
+def measure(net: AttentionNet, data: Targets, heldout: Sequence[Video], batch: int) -> dict[str, float]:
+    """How well `net` predicts the maps of the held-out videos; cross-entropies in nats per pixel.
+
+    floor: what the targets themselves would score.  constant_bce: the best constant map, chosen knowing the answers.
+    correlation: mean over frames of Pearson's r.  iou: of the areas that are at least half, after min-max.
+    """
+    net.eval()
+    columns, dead = [], 0
+    for features, target, skipped in data.batches(heldout, data.even(heldout), batch):
+        dead += skipped
+        if len(target):
+            columns.append(_compare(net(features), target))
+    if not columns:
+        raise AttentionError("every held-out Grad-CAM map is dead: the run has learned nothing at this layer")
+    bce, floor, mean, correlation, iou = torch.cat(columns, dim=1).double().cpu()  # (n,) each
+    constant = constant_bce(mean[:, None, None])[1]  # the mean of the frames' means is that of their pixels
+    measured = {"heldout_bce": bce.mean(), "floor": floor.mean(), "constant_bce": constant}
+    measured |= {"correlation": correlation.mean(), "iou": iou.mean()}
+    return {key: float(value) for key, value in measured.items()} | {"n": len(bce), "dead": dead}
+
+
+def summary(history: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """metrics.json: the epoch with the least held-out cross-entropy; `n` held-out frames, `dead` ones left out."""
+    best = min(history, key=lambda row: row["heldout_bce"])
+    names = {"heldout_bce": "heldout_bce", "constant_bce": "constant_bce", "floor": "entropy_floor"}
+    names |= {key: key for key in ("correlation", "iou", "n", "dead", "epoch")}
+    return {name: best[key] for key, name in names.items()}
+
+
+class _ChosenFrames(WholeFrames):
+    """Whole frames that have a map, `positions` counting maps, with the up-sampled map as `target` (NaN if dead)."""
+
+    def __init__(self, source: Source, videos: Sequence[Video], positions: Sequence[np.ndarray], cams: Maps) -> None:
+        every = int(cams.attributes["every"])
+        stream, input = source.stream, source.input
+        super().__init__(videos, source.frames, stream=stream, input=input, every=every, maps=source.maps)
+        self.positions, self.targets = positions, StoredMaps(cams, dead=math.nan)
+
+    def _positions(self, index: int) -> np.ndarray:
+        return self.positions[index] * self.every
+
+    def __getitem__(self, index: int) -> Item:
+        video = self.videos[index].video
+        frames = self._positions(index).tolist()
+        targets = np.stack([self.targets.at(video, frame, self.input, self.input) for frame in frames])
+        return super().__getitem__(index) | {"target": torch.from_numpy(targets)}
+
+
+def _compare(maps: Tensor, target: Tensor) -> Tensor:
+    """Per frame (5, M): cross-entropy, its floor, the target's mean, correlation, IoU of the focus."""
+    predicted = upsample(maps[:, 0], *target.shape[-2:])  # (M, H, W)
+    scores = (bce_against(maps, target), entropy_floor(target), target.mean((1, 2)))
+    return torch.stack((*scores, correlation(predicted, target), focus_iou(predicted, target)))
+
+
+def correlation(predicted: Tensor, target: Tensor) -> Tensor:
+    """Pearson's r over pixels (M,) of maps (M, H, W); 0 where a map is constant."""
+    a, b = (maps.flatten(1) - maps.flatten(1).mean(dim=1, keepdim=True) for maps in (predicted, target))
+    return (a * b).sum(dim=1) / (a.norm(dim=1) * b.norm(dim=1)).clamp(min=1e-12)
+
+
+def focus_iou(predicted: Tensor, target: Tensor) -> Tensor:
+    """Intersection over union (M,) of the areas where maps (M, H, W), scaled to [0, 1] each, are at least half."""
+    a, b = (_stretch(maps) >= FOCUS for maps in (predicted, target))
+    return (a & b).sum((1, 2)) / (a | b).sum((1, 2)).clamp(min=1)
+
+
+def _stretch(maps: Tensor) -> Tensor:
+    low, high = maps.amin((1, 2), keepdim=True), maps.amax((1, 2), keepdim=True)
+    return (maps - low) / (high - low).clamp(min=1e-12)
+
+
+def _open(folder: Path | str, threads: int) -> tuple[dict[str, Any], Source]:
+    """What config.json holds, and the run it names; `maps` there says what enters the run, or else the run itself."""
+    be_deterministic(threads)
+    frozen = read_json(Path(folder) / "config.json")
+    config, inputs = frozen["config"], frozen["inputs"]
+    model, run = load_run(inputs["run"])
+    run_inputs = read_json(Path(inputs["run"]) / "config.json")["inputs"]
+    source = Source(
+        model=model.requires_grad_(False).to(device()),
+        stream=Stream(run["stream"], run["network"]["stack"]),
+        input=run["network"]["input"],
+        frames=open_features(inputs["features"]),
+        maps=entering_maps(config.get("maps", run["maps"]), run_inputs.get("maps")),
+        shards=read_json(Path(inputs["features"]) / "config.json")["config"]["shards"],
+    )
+    return frozen, source
+
+
+def _part(config: Mapping[str, Any], inputs: Mapping[str, str]) -> list[Video]:
+    if config["part"] == "all":
+        return read_index(inputs["index"])
+    return part_videos(inputs["index"], config["split"], config["part"])
+
+
+def _write_shard(
+    folder: Path,
+    shard: int,
+    source: Source,
+    videos: Sequence[Video],
+    maps_of: Callable[[Item], Tensor],
+    frozen: Mapping[str, Any],
+    *,
+    normalise: bool,
+) -> None:
+    config = frozen["config"]
+    attributes = config | {key: value for key, value in frozen.items() if key != "config"}
+    mine = [video for video in videos if shard_of(video.video, source.shards) == shard]
+    frames = source.whole_frames(mine, config["every"])
+    with MapWriter(
+        folder / shard_name(shard), attributes | {"shards": source.shards, "normalise": normalise}
+    ) as writer:
+        for index, video in enumerate(mine):
+            pieces = [maps_of(item).cpu().numpy() for item in frames.chunks(index, FRAMES_AT_ONCE)]
+            writer.add(video.video, np.concatenate(pieces))
+    print(f"{folder / shard_name(shard)}: maps of {len(mine)} videos", flush=True)
+
+
+def _state(net: AttentionNet) -> dict[str, Tensor]:
+    return {name: value.detach().cpu().clone() for name, value in net.state_dict().items()}

@@ -1,0 +1,240 @@
+"""Clips of stored frames or flow, with their attention maps, as PyTorch datasets.
+
+An item depends on (seed, epoch, index) alone: not on workers, world size or the order of reading. Every stored JPEG is
+decoded once per item, and cut before it is resized.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import chain
+
+import cv2
+import numpy as np
+import torch
+from torch.utils.data import Dataset, get_worker_info
+
+from reaction.clips.maps import FrameMaps
+from reaction.clips.samplers import stack_indices, test_segments, train_segments
+from reaction.clips.transforms import STREAMS, Crop, apply_crop, flip, multi_scale_crop, normalise, test_crops
+from reaction.data.index import Video
+from reaction.data.store import Shards, decode_flow, decode_rgb
+
+TEST_CROP = 0.875  # of the short side: 224 of 256; Inception's 299 of 341 is the same to 0.2 %
+
+Item = dict[str, torch.Tensor]
+
+
+@dataclass(frozen=True)
+class Stream:
+    """What a network sees of a position: `stack` frames (`rgb`) or fields (`flow`) from there on."""
+
+    name: str
+    stack: int = 1
+
+    def __post_init__(self) -> None:
+        if self.name not in STREAMS or self.stack < 1:
+            raise ValueError(f"stream {self.name!r} x {self.stack}: allowed are {' and '.join(STREAMS)}, 1 or more")
+
+    @property
+    def channels(self) -> int:
+        """3 per frame, 2 per field, ordered x_i, y_i, x_i+1, y_i+1, ..."""
+        return self.stack * (3 if self.name == "rgb" else 2)
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """TSN's augmentation; its flow networks leave the last scale out."""
+
+    scales: Sequence[float] = (1.0, 0.875, 0.75, 0.66)
+    fixed_offsets: bool = True
+    flip: bool = True
+
+    def __post_init__(self) -> None:
+        if not self.scales or not all(0 < scale <= 1 for scale in self.scales):
+            raise ValueError(f"crop scales {list(self.scales)}: one or more, above 0 and at most 1")
+
+
+class _Clips(Dataset):
+    def __init__(
+        self, videos: Sequence[Video], frames: Shards, *, stream: Stream, input: int, maps: FrameMaps | None
+    ) -> None:
+        for video in videos:
+            if len(video.labels) != 1:
+                raise ValueError(f"{video.video} has labels {video.labels}: clips carry exactly one")
+        self.videos, self.frames, self.maps = videos, frames, maps
+        self.stream, self.input = stream, input
+
+    def __len__(self) -> int:
+        return len(self.videos)
+
+    def _length(self, index: int) -> int:
+        return self.frames.length(self.videos[index].video)
+
+    def _read(self, index: int, starts: np.ndarray) -> tuple[list[np.ndarray], np.ndarray]:
+        """The (H, W, c) images that the segments need, each once, and the place of each of their items among them."""
+        if get_worker_info() is not None:
+            # The workers are the parallelism. Not 1: that joins the threads of OpenCV's pool, which a fork left behind.
+            cv2.setNumThreads(0)
+        indices = stack_indices(starts, self.stream.stack, self._length(index))  # (K, L)
+        needed, places = np.unique(indices, return_inverse=True)
+        blobs = self.frames.read(self.videos[index].video, needed)
+        return [_decode(blob, self.stream.name) for blob in blobs], places.reshape(indices.shape)
+
+    def _view(self, images: Sequence[np.ndarray], places: np.ndarray, crop: Crop, flipped: bool) -> np.ndarray:
+        """The segments seen through one crop, float32 (K, C, h, w)."""
+        patches = (apply_crop(image, crop, self.input) for image in images)
+        if flipped:
+            patches = (flip(patch, self.stream.name) for patch in patches)
+        planes = np.stack([np.moveaxis(patch, -1, 0) for patch in patches])  # (U, c, h, w)
+        stacks = planes[places]  # (K, L, c, h, w)
+        return normalise(stacks.reshape(len(places), self.stream.channels, self.input, self.input))
+
+    def _whole_maps(self, index: int, positions: np.ndarray, height: int, width: int) -> list[np.ndarray]:
+        video = self.videos[index].video
+        return [self.maps.at(video, int(position), height, width) for position in positions]
+
+    def _map_view(self, maps: Sequence[np.ndarray], crop: Crop, flipped: bool) -> np.ndarray:
+        """The maps of the segments seen through the same crop, float32 (K, 1, h, w)."""
+        patches = [apply_crop(map, crop, self.input) for map in maps]
+        if flipped:
+            patches = [flip(patch, self.stream.name) for patch in patches]
+        return np.stack(patches)[:, None]
+
+    def _item(self, index: int, **arrays: np.ndarray) -> Item:
+        item = {name: torch.from_numpy(array) for name, array in arrays.items()}
+        return item | {"label": torch.tensor(self.videos[index].labels[0]), "index": torch.tensor(index)}
+
+
+class TrainClips(_Clips):
+    """One augmented clip per video: all segments, and their maps, share crop and flip.
+
+    Items: `clip` float32 (K, C, h, w) in [-1, 1], `map` float32 (K, 1, h, w) in [0, 1] if there are maps, `label` and
+    `index` int64.
+    """
+
+    def __init__(
+        self,
+        videos: Sequence[Video],
+        frames: Shards,
+        *,
+        stream: Stream,
+        segments: int,
+        input: int,
+        augmentation: Augmentation,
+        seed: int,
+        maps: FrameMaps | None = None,
+    ) -> None:
+        super().__init__(videos, frames, stream=stream, input=input, maps=maps)
+        self.segments, self.augmentation, self.seed = segments, augmentation, seed
+        self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()  # persistent workers see it change
+
+    def set_epoch(self, epoch: int) -> None:
+        """Draw the clips of `epoch` from now on; before the loader's iteration starts."""
+        self._epoch.fill_(epoch)
+
+    def __getitem__(self, index: int) -> Item:
+        rng = np.random.default_rng([self.seed, int(self._epoch), index])
+        starts = train_segments(self._length(index), self.segments, self.stream.stack, rng)  # (K,)
+        images, places = self._read(index, starts)
+        height, width = images[0].shape[:2]
+        crop, flipped = self._augment(width, height, rng)
+        arrays = {"clip": self._view(images, places, crop, flipped)}
+        if self.maps is not None:
+            arrays["map"] = self._map_view(self._whole_maps(index, starts, height, width), crop, flipped)
+        return self._item(index, **arrays)
+
+    def _augment(self, width: int, height: int, rng: np.random.Generator) -> tuple[Crop, bool]:
+        scales, fixed = self.augmentation.scales, self.augmentation.fixed_offsets
+        crop = multi_scale_crop(width, height, input=self.input, scales=scales, fixed_offsets=fixed, rng=rng)
+        return crop, self.augmentation.flip and rng.random() < 0.5
+
+
+class TestClips(_Clips):
+    """All views of the test protocol of one video: V = segments * crops, the crops of a segment side by side.
+
+    Items: `clip` float32 (V, C, h, w) in [-1, 1], `map` float32 (V, 1, h, w) in [0, 1] if there are maps, `label` and
+    `index` int64. Crops are squares of 7/8 of the short side.
+    """
+
+    __test__ = False  # pytest would collect the name
+
+    def __init__(
+        self,
+        videos: Sequence[Video],
+        frames: Shards,
+        *,
+        stream: Stream,
+        segments: int,
+        crops: int,
+        input: int,
+        sampler: str,
+        maps: FrameMaps | None = None,
+    ) -> None:
+        super().__init__(videos, frames, stream=stream, input=input, maps=maps)
+        self.segments, self.crops, self.sampler = segments, crops, sampler
+
+    def __getitem__(self, index: int) -> Item:
+        starts = test_segments(self._length(index), self.segments, self.stream.stack, self.sampler)  # (K,)
+        images, places = self._read(index, starts)
+        height, width = images[0].shape[:2]
+        views = test_crops(width, height, round(min(width, height) * TEST_CROP), self.crops)
+        arrays = {"clip": _side_by_side((self._view(images, places, *view) for view in views), self.crops)}
+        if self.maps is not None:
+            maps = self._whole_maps(index, starts, height, width)
+            arrays["map"] = _side_by_side((self._map_view(maps, *view) for view in views), self.crops)
+        return self._item(index, **arrays)
+
+
+class WholeFrames(_Clips):
+    """Every `every`-th position of one video, the whole frame resized to the input: what attention maps are made of.
+
+    Items: `clip` float32 (M, C, h, w) in [-1, 1] with M = ceil(items / every), `map` float32 (M, 1, h, w) in [0, 1] if
+    there are maps, `label` and `index` int64. Flow stacks near the end repeat the last field.
+    """
+
+    def __init__(
+        self,
+        videos: Sequence[Video],
+        frames: Shards,
+        *,
+        stream: Stream,
+        input: int,
+        every: int,
+        maps: FrameMaps | None = None,
+    ) -> None:
+        super().__init__(videos, frames, stream=stream, input=input, maps=maps)
+        self.every = every
+
+    def __getitem__(self, index: int) -> Item:
+        return self._at(index, self._positions(index))
+
+    def chunks(self, index: int, batch: int) -> Iterator[Item]:
+        """The item of one video in pieces of at most `batch` positions: a long video's stacks fill gigabytes."""
+        positions = self._positions(index)
+        for first in range(0, len(positions), batch):
+            yield self._at(index, positions[first : first + batch])
+
+    def _positions(self, index: int) -> np.ndarray:
+        return np.arange(0, self._length(index), self.every)
+
+    def _at(self, index: int, positions: np.ndarray) -> Item:
+        images, places = self._read(index, positions)
+        height, width = images[0].shape[:2]
+        arrays = {"clip": self._view(images, places, Crop(0, 0, width, height), flipped=False)}
+        if self.maps is not None:
+            arrays["map"] = np.stack(self._whole_maps(index, positions, self.input, self.input))[:, None]
+        return self._item(index, **arrays)
+
+
+def _decode(blob: bytes, stream: str) -> np.ndarray:
+    """A stored item as an (H, W, c) image; flow stays plane by plane in memory."""
+    return decode_rgb(blob) if stream == "rgb" else np.moveaxis(decode_flow(blob), 0, -1)
+
+
+def _side_by_side(views: Iterator[np.ndarray], count: int) -> np.ndarray:
+    """Per-crop arrays (K, C, h, w) to (K * count, C, h, w), segment-major; they are taken, and freed, one by one."""
+    first = next(views)
+    whole = np.empty((len(first), count, *first.shape[1:]), first.dtype)  # (K, crops, C, h, w)
+    for place, view in enumerate(chain([first], views)):
+        whole[:, place] = view
+    return whole.reshape(-1, *first.shape[1:])

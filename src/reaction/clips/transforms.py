@@ -1,0 +1,127 @@
+"""Crops, flips and normalisation of frames, flow stacks and attention maps.
+
+Images are (H, W, C) arrays, maps (H, W). Crops are cut before they are resized, with OpenCV's bilinear rule and without
+anti-aliasing, as TSN's Caffe layer does. Flow values are not rescaled with the picture (TSN). Crop law: tsn-pytorch
+transforms.py, GroupMultiScaleCrop and GroupOverSample.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+STREAMS = ("rgb", "flow")
+MAX_DISTORT = 1  # steps in the list of scales between a crop's width and its height
+SNAP = 3  # a side nearer than this to the network's input becomes the input: no resizing by a hair's breadth
+
+
+@dataclass(frozen=True)
+class Crop:
+    """A rectangle in pixels of the stored frame: x to the right and y down, from the upper left pixel."""
+
+    x: int
+    y: int
+    w: int
+    h: int
+
+
+def fixed_offsets(width: int, height: int, crop_w: int, crop_h: int) -> list[tuple[int, int]]:
+    """The 13 places (x, y) of TSN's corner crop: four corners, centre, four edge middles, four quarters.
+
+    Steps are a quarter of the slack, rounded down; the right and lower crops may stop up to 3 pixels before the edge.
+    """
+    step_x, step_y = (width - crop_w) // 4, (height - crop_h) // 4
+    corners = [(0, 0), (4, 0), (0, 4), (4, 4), (2, 2)]
+    edges = [(0, 2), (4, 2), (2, 4), (2, 0)]
+    quarters = [(1, 1), (3, 1), (1, 3), (3, 3)]
+    return [(x * step_x, y * step_y) for x, y in corners + edges + quarters]
+
+
+def multi_scale_crop(
+    width: int, height: int, *, input: int, scales: Sequence[float], fixed_offsets: bool, rng: np.random.Generator
+) -> Crop:
+    """Random crop of TSN's scale jittering: each side is the short side times one of `scales`.
+
+    Width and height take equal or neighbouring scales. The place is one of the 13 fixed offsets, or any.
+    """
+    pairs = crop_sizes(width, height, input=input, scales=scales)
+    w, h = pairs[rng.integers(len(pairs))]
+    x, y = _random_offset(width, height, w, h, fixed_offsets, rng)
+    return Crop(x, y, w, h)
+
+
+def crop_sizes(width: int, height: int, *, input: int, scales: Sequence[float]) -> list[tuple[int, int]]:
+    """The (width, height) pairs that `multi_scale_crop` draws from, with equal chances."""
+    short = min(width, height)
+    sides = [_snap(int(short * scale), input, short) for scale in scales]
+    return [(w, h) for i, h in enumerate(sides) for j, w in enumerate(sides) if abs(i - j) <= MAX_DISTORT]
+
+
+def _snap(side: int, input: int, short: int) -> int:
+    return input if abs(side - input) < SNAP and input <= short else side
+
+
+def _random_offset(
+    width: int, height: int, crop_w: int, crop_h: int, fixed: bool, rng: np.random.Generator
+) -> tuple[int, int]:
+    if fixed:
+        offsets = fixed_offsets(width, height, crop_w, crop_h)
+        return offsets[rng.integers(len(offsets))]
+    return int(rng.integers(width - crop_w + 1)), int(rng.integers(height - crop_h + 1))
+
+
+def test_crops(width: int, height: int, size: int, count: int) -> list[tuple[Crop, bool]]:
+    """Square crops of the test protocol, each with whether it is flipped.
+
+    1: the centre. 5: the corners, then the centre. 10: those, then their flips. The centre is the same crop in all.
+    """
+    if size > min(width, height):
+        raise ValueError(f"crops of {size} pixels do not fit into frames of {width}x{height}")
+    crops = [Crop(x, y, size, size) for x, y in fixed_offsets(width, height, size, size)[:5]]
+    plain = [(crop, False) for crop in crops]
+    views = {1: plain[4:], 5: plain, 10: plain + [(crop, True) for crop in crops]}
+    if count not in views:
+        raise ValueError(f"{count} test crops: allowed are 1, 5 and 10")
+    return views[count]
+
+
+test_crops.__test__ = False  # pytest would collect the name
+
+
+def apply_crop(image: np.ndarray, crop: Crop, input: int) -> np.ndarray:
+    """The crop of an (H, W, C) image or (H, W) map, resized to `input` x `input`, in the dtype it came in."""
+    patch = image[crop.y : crop.y + crop.h, crop.x : crop.x + crop.w]
+    interleaved = patch.ndim == 2 or patch.strides[2] == patch.itemsize
+    if interleaved:
+        return _resize(patch, input).reshape(input, input, *patch.shape[2:])
+    # Flow is stored plane by plane: OpenCV reads each plane where it lies, and the result keeps that layout.
+    return np.moveaxis(np.stack([_resize(plane, input) for plane in np.moveaxis(patch, -1, 0)]), 0, -1)
+
+
+def _resize(patch: np.ndarray, input: int) -> np.ndarray:
+    return cv2.resize(patch, (input, input), interpolation=cv2.INTER_LINEAR)
+
+
+def flip(image: np.ndarray, stream: str) -> np.ndarray:
+    """The image of the mirrored scene, (H, W, C), or the mirrored (H, W) map.
+
+    In flow the even channels are horizontal and change sign: -v for normalised values, 255 - q for stored ones, which
+    the unbiased reading of 8-bit flow makes the same.
+    """
+    if stream not in STREAMS:
+        raise ValueError(f"stream {stream!r}: allowed are {' and '.join(STREAMS)}")
+    mirrored = image[:, ::-1]
+    if stream == "rgb" or image.ndim == 2:
+        return mirrored
+    mirrored = mirrored.copy(order="K")
+    mirrored[..., ::2] = 255 - mirrored[..., ::2] if image.dtype == np.uint8 else -mirrored[..., ::2]
+    return mirrored
+
+
+def normalise(image: np.ndarray) -> np.ndarray:
+    """Bytes to float32 in [-1, 1]: (q / 255 - 0.5) / 0.5, Inception-V3's rule, used for every stream."""
+    scaled = image.astype(np.float32)
+    scaled *= np.float32(2 / 255)
+    scaled -= 1
+    return scaled

@@ -1,0 +1,1 @@
+"""From archives to HDF5 shards: fetching, indexing, decoding, storing."""

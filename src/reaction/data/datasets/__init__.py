@@ -1,0 +1,32 @@
+"""What a dataset's official lists say. Each module here reads the lists of one dataset with `read_official`."""
+
+from dataclasses import dataclass, field
+
+
+class DatasetError(ValueError):
+    """The files of a dataset do not say what its official lists or its index promise."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One video of the official lists.
+
+    `video` is its official name without extension and without class folder. `group` names what it was cut from: videos
+    of one group share people, scenery and camera, so a hold-out keeps a group on one side.
+    """
+
+    video: str
+    class_name: str
+    group: str
+
+
+@dataclass(frozen=True)
+class Official:
+    """The official lists of a dataset: classes in official order, videos in official order, and splits.
+
+    `splits[split][video]` is "train", "test" or "unused"; a video outside a split's lists has no key there.
+    """
+
+    classes: list[str]
+    entries: list[Entry]
+    splits: dict[str, dict[str, str]] = field(default_factory=dict)

@@ -1,0 +1,282 @@
+"""HDF5 shards: the frames, flow fields or maps of many videos in a few files instead of millions.
+
+A shard of pictures holds
+    video          (n,)      official names
+    first          (n+1,)    int64; items first[i] to first[i+1] belong to video i
+    offset         (items+1,) int64; bytes offset[j] to offset[j+1] of blob are item j
+    blob           (bytes,)  uint8; JPEG files one after the other
+    source_sha256  (n,)      of the video file
+and a shard of maps holds `video`, `first` and `map`, float32 (items, h, w). Attributes are the frozen config the shard
+was made by and the versions of the libraries that made it; a value that HDF5 has no type for is JSON.
+
+Flow is one grey JPEG per field, x over y: 7.4 KiB a field at 320x240 and quality 95, and one decode.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, Self
+
+import cv2
+import h5py
+import numpy as np
+
+from reaction.files import atomic, canonical_json
+
+CHUNK = 1 << 17  # bytes of blob that HDF5 reads at once
+LIBRARIES = {"opencv": cv2.__version__, "h5py": h5py.__version__, "numpy": np.__version__}
+
+
+class StoreError(ValueError):
+    """A shard is missing, broken, or was made with other parameters than its reader expects."""
+
+
+def shard_of(video: str, shards: int) -> int:
+    """The shard a video belongs to. It follows from the official name alone, so a missing video moves no other."""
+    return int.from_bytes(hashlib.sha256(video.encode()).digest()[:8], "big") % shards
+
+
+def shard_name(shard: int) -> str:
+    return f"shard-{shard:03d}.h5"
+
+
+def encode_jpeg(image: np.ndarray, quality: int) -> bytes:
+    """JPEG of a uint8 picture, RGB (H, W, 3) or grey (H, W); `quality` from 0 to 100."""
+    bgr = cv2.cvtColor(image, cv2.COLOR_RGB2BGR) if image.ndim == 3 else image
+    return cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, quality])[1].tobytes()
+
+
+def encode_flow(field: np.ndarray, quality: int) -> bytes:
+    """Grey JPEG, x over y, of a quantised uint8 field (2, H, W)."""
+    return encode_jpeg(field.reshape(-1, field.shape[-1]), quality)
+
+
+def decode_rgb(jpeg: bytes) -> np.ndarray:
+    """uint8 RGB (H, W, 3)."""
+    return _decode(jpeg, cv2.IMREAD_COLOR_RGB)
+
+
+def decode_flow(jpeg: bytes) -> np.ndarray:
+    """Quantised flow, uint8 (2, H, W)."""
+    grey = _decode(jpeg, cv2.IMREAD_GRAYSCALE)
+    return grey.reshape(2, -1, grey.shape[1])  # (2H, W) -> (2, H, W)
+
+
+def _decode(jpeg: bytes, flag: int) -> np.ndarray:
+    image = cv2.imdecode(np.frombuffer(jpeg, np.uint8), flag)
+    if image is None:
+        raise StoreError(
+            f"{len(jpeg)} stored bytes are not a JPEG picture: delete the shard they come from and run again"
+        )
+    return image
+
+
+class _Writer:
+    """A shard in the making: it appears under its name when the block ends, and not at all when the block raises."""
+
+    def __init__(self, path: Path | str, attributes: Mapping[str, Any]) -> None:
+        self._path = Path(path)
+        self._attributes = {**attributes, "libraries": LIBRARIES}
+        self._videos: list[str] = []
+        self._first = [0]
+
+    def __enter__(self) -> Self:
+        with ExitStack() as stack:
+            self._file = stack.enter_context(h5py.File(stack.enter_context(atomic(self._path)), "w"))
+            for key, value in sorted(self._attributes.items()):
+                self._file.attrs[key] = value if isinstance(value, str | int | float) else canonical_json(value)
+            self._begin()
+            stack.push(self._end)
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(self, *raised) -> None:
+        self._stack.__exit__(*raised)
+
+    def _end(self, kind, error, traceback) -> None:
+        if kind is None:
+            self._finish()
+
+    def _begin(self) -> None:
+        """Makes the datasets that grow."""
+
+    def _finish(self) -> None:
+        """Writes those that are known at the end."""
+        self._write_strings("video", self._videos)
+        self._file["first"] = np.array(self._first, np.int64)
+
+    def _write_strings(self, name: str, values: list[str]) -> None:
+        self._file.create_dataset(name, data=values, shape=(len(values),), dtype=h5py.string_dtype())
+
+    def _append(self, name: str, values: np.ndarray) -> None:
+        dataset = self._file[name]
+        end = len(dataset)
+        dataset.resize(end + len(values), axis=0)
+        dataset[end:] = values
+
+
+class ShardWriter(_Writer):
+    """Writes a shard of pictures; `attributes` are the frozen config."""
+
+    def _begin(self) -> None:
+        self._file.create_dataset("blob", (0,), np.uint8, maxshape=(None,), chunks=(CHUNK,))
+        self._offset = [0]
+        self._sources: list[str] = []
+
+    def add(self, video: str, blobs: Iterable[bytes], *, source_sha256: str) -> None:
+        """Append a video's items, taken from `blobs` one by one."""
+        for blob in blobs:
+            self._append("blob", np.frombuffer(blob, np.uint8))
+            self._offset.append(self._offset[-1] + len(blob))
+        self._videos.append(video)
+        self._first.append(len(self._offset) - 1)
+        self._sources.append(source_sha256)
+
+    def _finish(self) -> None:
+        super()._finish()
+        self._file["offset"] = np.array(self._offset, np.int64)
+        self._write_strings("source_sha256", self._sources)
+
+
+class MapWriter(_Writer):
+    """Writes a shard of maps; `attributes` say, beside the frozen config, `every` (frames a map) and `normalise`."""
+
+    def add(self, video: str, maps: np.ndarray) -> None:
+        """Append a video's maps (n, h, w), of the same h and w for every video."""
+        maps = np.asarray(maps, np.float32)
+        if "map" not in self._file:
+            self._file.create_dataset("map", (0, *maps.shape[1:]), np.float32, maxshape=(None, *maps.shape[1:]))
+        self._append("map", maps)
+        self._videos.append(video)
+        self._first.append(self._first[-1] + len(maps))
+
+
+class _Folder:
+    """The shards of one folder, opened at the first use and again after a fork: HDF5 handles do not survive one."""
+
+    def __init__(self, folder: Path | str, expect: Mapping[str, Any] | None = None) -> None:
+        self.folder = Path(folder)
+        self._expect = dict(expect or {})
+        self._process: int | None = None
+
+    @property
+    def attributes(self) -> dict[str, Any]:
+        """What the shards were made by: the same for all of them."""
+        return self._opened()._attributes
+
+    @property
+    def videos(self) -> list[str]:
+        """Names of the stored videos, sorted."""
+        return sorted(self._opened()._where)
+
+    def length(self, video: str) -> int:
+        """How many items are stored of a video."""
+        _, start, stop = self._find(video)
+        return stop - start
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"folder": self.folder, "_expect": self._expect, "_process": None}
+
+    def _opened(self) -> Self:
+        if self._process != os.getpid():
+            self._open()
+            self._process = os.getpid()
+        return self
+
+    def _open(self) -> None:
+        paths = sorted(self.folder.glob("shard-*.h5"))
+        if not paths:
+            raise StoreError(f"{self.folder} holds no shards: run the rule that makes it")
+        self._where: dict[str, tuple[h5py.File, int, int]] = {}
+        self._attributes: dict[str, Any] = {}
+        for path in paths:
+            self._open_shard(path)
+
+    def _open_shard(self, path: Path) -> None:
+        with _blame(path):
+            file = h5py.File(path, "r", locking=False)
+            attributes = {key: _plain(value) for key, value in file.attrs.items()}
+            names, first = file["video"].asstr()[:], file["first"][:].tolist()
+        _require(path, attributes, self._expect)
+        _require(path, attributes, {key: value for key, value in self._attributes.items() if key != "libraries"})
+        self._attributes = attributes
+        self._where |= {name: (file, *span) for name, span in zip(names, pairwise(first), strict=True)}
+
+    def _find(self, video: str) -> tuple[h5py.File, int, int]:
+        self._opened()
+        if video not in self._where:
+            shards = self._attributes.get("shards")
+            wanted = f": {shard_name(shard_of(video, shards))} is missing or was made without it" if shards else ""
+            raise StoreError(f"{video} is not in {self.folder}{wanted}")
+        return self._where[video]
+
+
+class Shards(_Folder):
+    """Reads the pictures of a folder of shards; may be handed to worker processes before or after its first use.
+
+    Raises StoreError, at the first use, where a shard is broken or an attribute is not what `expect` says.
+    """
+
+    def read(self, video: str, indices: Sequence[int] | np.ndarray) -> list[bytes]:
+        """The stored JPEG of each of a video's items `indices`, 0-based, in that order; neighbours cost one read."""
+        file, start, stop = self._find(video)
+        wanted = np.asarray(indices, np.int64)
+        if wanted.size and not 0 <= wanted.min() <= wanted.max() < stop - start:
+            raise IndexError(
+                f"{video} has {stop - start} items in {file.filename}, not those asked for: {wanted.tolist()}"
+            )
+        blobs: dict[int, bytes] = {}
+        with _blame(file.filename):
+            for run in _runs(np.unique(wanted)):
+                blobs |= _read_run(file, start, run)
+        return [blobs[index] for index in wanted.tolist()]
+
+
+class Maps(_Folder):
+    """Reads the maps of a folder of shards; otherwise like `Shards`."""
+
+    def read(self, video: str, k: int) -> np.ndarray:
+        """The video's k-th stored map, float32 (h, w)."""
+        file, start, stop = self._find(video)
+        if not 0 <= k < stop - start:
+            raise IndexError(f"{video} has {stop - start} maps in {file.filename}; there is no map {k}")
+        with _blame(file.filename):
+            return file["map"][start + k]
+
+
+def _runs(indices: np.ndarray) -> list[np.ndarray]:
+    """Sorted indices, cut where they are not neighbours."""
+    return np.split(indices, np.flatnonzero(np.diff(indices) != 1) + 1) if len(indices) else []
+
+
+def _read_run(file: h5py.File, start: int, run: np.ndarray) -> dict[int, bytes]:
+    offset = file["offset"][start + run[0] : start + run[-1] + 2]
+    data = file["blob"][offset[0] : offset[-1]].tobytes()
+    ends = (offset - offset[0]).tolist()
+    return {int(index): data[ends[i] : ends[i + 1]] for i, index in enumerate(run)}
+
+
+@contextmanager
+def _blame(path: Path | str) -> Iterator[None]:
+    """Turns HDF5's errors in the block into one that names the file and what to do."""
+    try:
+        yield
+    except (OSError, KeyError) as error:
+        raise StoreError(f"{path} is not a whole shard ({error}): delete it and run again") from error
+
+
+def _plain(value: Any) -> Any:
+    """An attribute as Python has it: HDF5 returns numpy scalars, and text for what was stored as JSON."""
+    if isinstance(value, np.generic):
+        return value.item()
+    return json.loads(value) if value[:1] in ("{", "[") or value == "null" else value
+
+
+def _require(path: Path, attributes: Mapping[str, Any], expect: Mapping[str, Any]) -> None:
+    for key, value in expect.items():
+        if attributes.get(key) != json.loads(canonical_json(value)):
+            raise StoreError(f"{path} was made with {key} = {attributes.get(key)!r}, and {value!r} is expected")

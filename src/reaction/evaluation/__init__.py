@@ -1,0 +1,1 @@
+"""From stored scores to metrics and intervals. Knows no network."""

@@ -1,0 +1,100 @@
+"""How sure an accuracy is: intervals over videos, spread over runs.
+
+A bootstrap draws whole videos. Clips cut from one film resemble each other, so the true uncertainty of HMDB-51 or
+UCF-101 is somewhat larger than these intervals; they say nothing about other seeds either, which `spread` does.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from statistics import NormalDist
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+Statistic = Callable[[NDArray], NDArray]
+"""From how often each video was drawn, (draws, n), to one value per draw, (draws,)."""
+
+
+class Interval(NamedTuple):
+    low: float
+    high: float
+
+
+def accuracy(hits: NDArray) -> Statistic:
+    """The fraction of hits (n,) among the drawn videos; NaN for a draw without any."""
+    hits = np.asarray(hits, dtype=np.float64)
+    return lambda drawn: _ratio(drawn @ hits, drawn.sum(axis=1))
+
+
+def class_accuracy(hits: NDArray, labels: NDArray) -> Statistic:
+    """The mean over the drawn classes of the fraction of hits in each."""
+    members = (np.asarray(labels)[:, None] == np.unique(labels)).astype(np.float64)  # (n, classes)
+    hits_of_class = members * np.asarray(hits, dtype=np.float64)[:, None]
+    return lambda drawn: np.nanmean(_ratio(drawn @ hits_of_class, drawn @ members), axis=1)
+
+
+def _ratio(part: NDArray, whole: NDArray) -> NDArray:
+    return np.divide(part, whole, out=np.full(part.shape, np.nan), where=whole > 0)
+
+
+def bootstrap(
+    statistic: Statistic, n: int, *, seed: int = 0, draws: int = 2000, level: float = 0.95, chunk: int = 100
+) -> Interval:
+    """The percentile interval of a statistic over n videos drawn n times with replacement (Efron 1979).
+
+    The draws depend on `seed` and n alone. Draws on which the statistic is undefined are left out.
+    """
+    rng = np.random.default_rng(seed)
+    sizes = [min(chunk, draws - start) for start in range(0, draws, chunk)]
+    values = np.concatenate([statistic(_drawn(n, size, rng)) for size in sizes])
+    tail = (1 - level) / 2
+    low, high = np.nanquantile(values, [tail, 1 - tail])
+    return Interval(float(low), float(high))
+
+
+def _drawn(n: int, draws: int, rng: np.random.Generator) -> NDArray:
+    videos = rng.integers(n, size=(draws, n)) + n * np.arange(draws)[:, None]
+    return np.bincount(videos.ravel(), minlength=draws * n).reshape(draws, n).astype(np.float64)
+
+
+def paired_bootstrap(first: Statistic, second: Statistic, n: int, **options: float) -> Interval:
+    """The interval of `first - second` with both seeing the same drawn videos; options as `bootstrap`'s."""
+    return bootstrap(lambda drawn: first(drawn) - second(drawn), n, **options)
+
+
+def wilson(correct: int, n: int, *, level: float = 0.95) -> Interval:
+    """The score interval of a proportion (Wilson 1927)."""
+    z = NormalDist().inv_cdf((1 + level) / 2)
+    centre = (correct + z * z / 2) / (n + z * z)
+    half = z / (n + z * z) * math.sqrt(correct * (n - correct) / n + z * z / 4)
+    return Interval(max(0.0, centre - half), min(1.0, centre + half))
+
+
+def exact_binomial(correct: int, n: int, *, level: float = 0.95) -> Interval:
+    """The exact interval of a proportion (Clopper & Pearson 1934), never narrower than it says."""
+    tail = (1 - level) / 2
+    low = 0.0 if correct == 0 else _bisect(lambda p: _at_least(correct, n, p) > tail)
+    high = 1.0 if correct == n else _bisect(lambda p: 1 - _at_least(correct + 1, n, p) < tail)
+    return Interval(low, high)
+
+
+def _at_least(correct: int, n: int, p: float) -> float:
+    """P(X >= correct) of a binomial, summed in logarithms."""
+    k = np.arange(correct, n + 1)
+    choose = np.array([math.lgamma(n + 1) - math.lgamma(i + 1) - math.lgamma(n - i + 1) for i in k])
+    return float(np.exp(choose + k * math.log(p) + (n - k) * math.log1p(-p)).sum())
+
+
+def _bisect(above: Callable[[float], bool]) -> float:
+    """Where `above`, false then true over (0, 1), turns true."""
+    low, high = 0.0, 1.0
+    for _ in range(60):
+        middle = (low + high) / 2
+        low, high = (low, middle) if above(middle) else (middle, high)
+    return (low + high) / 2
+
+
+def spread(values: Sequence[float]) -> float | None:
+    """The sample standard deviation (n - 1) over runs; None for a single run, which has no spread to show."""
+    return float(np.std(values, ddof=1)) if len(values) > 1 else None

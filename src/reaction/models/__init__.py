@@ -1,0 +1,1 @@
+"""Networks, one file per paper or backbone; each file's header names the paper and what differs from it."""

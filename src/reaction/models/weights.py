@@ -1,0 +1,153 @@
+"""Trained weights into our networks: nothing executed, fitted to the stream, accounted for tensor by tensor.
+
+ImageNet weights of torchvision's Inception-V3 (`inception_v3_google-0cc3c7bd.pth` on download.pytorch.org/models; the
+digits begin its sha256) fit RGB input in [-1, 1]: that is what torchvision's `transform_input` makes of its own input.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import requests
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from reaction import files
+from reaction.models.inception_v3 import FIRST_CONV, InceptionV3, expand_first_conv
+
+CLASSIFIER = ("fc.weight", "fc.bias")
+
+
+class WeightsError(ValueError):
+    """A file of weights that is absent, unreadable, not what its checksum says, or does not fit the network."""
+
+
+@dataclass(frozen=True)
+class Coverage:
+    """What became of each tensor's name: loaded as it is, missing in the file, unexpected there, or of another shape.
+
+    The reshaped ones are the first convolution, expanded, and the classifier of another class count, started anew.
+    """
+
+    loaded: tuple[str, ...]
+    missing: tuple[str, ...]
+    unexpected: tuple[str, ...]
+    reshaped: tuple[str, ...]
+
+    def __str__(self) -> str:
+        groups = ("loaded", "missing", "unexpected", "reshaped")
+        lines = [f"{len(self.loaded)} tensors loaded"]
+        for group in groups[1:]:
+            names = getattr(self, group)
+            lines.append(f"{len(names)} {group}" + (f": {_shortened(names)}" if names else ""))
+        return "\n".join(lines)
+
+
+def load_pretrained(
+    backbone: InceptionV3,
+    state: Mapping[str, Tensor],
+    *,
+    stream: str,
+    extra: int = 0,
+    map_channel: str = "mean",
+) -> Coverage:
+    """Copy `state` into `backbone`, in place, and say what fitted.
+
+    A first convolution of another channel count is expanded (`expand_first_conv`; `extra` map channels among the
+    backbone's), a classifier of another class count is started anew, and any other shape is an error.
+    """
+    own = backbone.state_dict()
+    known = {name: value for name, value in state.items() if name in own}
+    if not known:
+        raise WeightsError(f"no tensor fits {type(backbone).__name__}; the file starts with {_shortened(tuple(state))}")
+    reshaped = tuple(name for name, value in known.items() if value.shape != own[name].shape)
+    _refuse_misfits(reshaped, known, own)
+    if FIRST_CONV in reshaped:
+        channels = own[FIRST_CONV].shape[1]
+        known[FIRST_CONV] = expand_first_conv(
+            known[FIRST_CONV], channels, stream=stream, extra=extra, map_channel=map_channel
+        )
+    if set(CLASSIFIER) & set(reshaped):
+        known = {name: value for name, value in known.items() if name not in CLASSIFIER}
+        start_classifier(backbone)
+    backbone.load_state_dict(known, strict=False)
+    return Coverage(
+        loaded=tuple(name for name in known if name not in reshaped),
+        missing=tuple(name for name in own if name not in state),
+        unexpected=tuple(name for name in state if name not in own),
+        reshaped=reshaped,
+    )
+
+
+def start_classifier(backbone: InceptionV3, *, std: float = 0.001) -> None:
+    """A new classifier: normal weights of deviation 0.001, zero bias (yjxiong/tsn-pytorch, `models.py`)."""
+    nn.init.normal_(backbone.fc.weight, std=std)
+    nn.init.zeros_(backbone.fc.bias)
+
+
+def read_weights(path: Path | str) -> dict[str, Tensor]:
+    """Tensors by name from a .safetensors, .pt or .pth file; nothing in the file is executed.
+
+    Takes the tensors from under `state_dict` where a checkpoint has one, and drops a `module.` in front of names.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise WeightsError(f"{path}: no such file; give the weights' path, or choose another source of weights")
+    if path.suffix not in (".safetensors", ".pt", ".pth"):
+        raise WeightsError(f"{path}: weights are read from .safetensors, .pt and .pth files")
+    try:
+        loaded = load_file(path) if path.suffix == ".safetensors" else _load_tensors(path)
+    except Exception as error:  # a damaged pickle raises nearly anything
+        fix = "fetch it again or save it as safetensors"
+        raise WeightsError(f"{path}: damaged, or holds more than tensors; {fix}") from error
+    if not isinstance(loaded, Mapping):
+        raise WeightsError(f"{path}: holds a {type(loaded).__name__}, not tensors by name")
+    state = loaded.get("state_dict", loaded)
+    return {name.removeprefix("module."): value for name, value in state.items() if isinstance(value, Tensor)}
+
+
+def download(url: str, sha256: str, destination: Path | str) -> Path:
+    """Fetch `url` to `destination` unless it is there already, and check it against a sha256 or its first 8+ digits."""
+    destination = Path(destination)
+    if len(sha256) < 8:
+        raise WeightsError(f"{url}: give at least the first 8 hexadecimal digits of its sha256, not {sha256!r}")
+    if destination.is_file():
+        _check(destination, sha256, f"remove {destination} to fetch it again")
+        return destination
+    by_hand = f"or put the file at {destination} by hand"
+    with files.atomic(destination) as partial:
+        try:
+            with requests.get(url, stream=True, timeout=60) as response, open(partial, "wb") as file:
+                response.raise_for_status()
+                for block in response.iter_content(1 << 20):
+                    file.write(block)
+        except requests.RequestException as error:
+            raise WeightsError(f"{url}: {error}; try again {by_hand}") from error
+        _check(partial, sha256, f"the copy at {url} is damaged or another file; try again {by_hand}")
+    return destination
+
+
+def _check(path: Path, expected: str, fix: str) -> None:
+    found = files.sha256(path)
+    if not found.startswith(expected.lower()):
+        raise WeightsError(f"{path.name}: sha256 is {found}, expected {expected}; {fix}")
+
+
+def _load_tensors(path: Path) -> object:
+    return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def _refuse_misfits(reshaped: tuple[str, ...], state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> None:
+    """Only the channels of the first convolution and the classes of the classifier may differ."""
+    for name in reshaped:
+        theirs, ours = tuple(state[name].shape), tuple(own[name].shape)
+        classes = name in CLASSIFIER and theirs[1:] == ours[1:]
+        channels = name == FIRST_CONV and theirs[:1] + theirs[2:] == ours[:1] + ours[2:] and theirs[1] == 3
+        if not classes and not channels:
+            raise WeightsError(f"{name} is {theirs} in the file, {ours} in the network; are width and stream the same?")
+
+
+def _shortened(names: tuple[str, ...], most: int = 6) -> str:
+    rest = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + rest

@@ -1,0 +1,1 @@
+"""What the papers claim, set beside what our runs gave."""

@@ -1,0 +1,94 @@
+"""What a paper claims: the files of workflow/papers/, checked key by key."""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Annotated, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+Metric = Literal["top1", "mean_class"]
+
+
+class ClaimError(ValueError):
+    """A paper's file that cannot be read, or claims the same cell twice."""
+
+
+class Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Reproduction(Strict):
+    """The run of ours that answers a claim."""
+
+    method: str
+    stream: Literal["rgb", "flow", "fusion"]
+
+
+class Claim(Strict):
+    """One published number. `value` and `tolerance` are in per cent, as papers print them."""
+
+    table: str
+    method: str = Field(description="the name the paper's table gives")
+    stream: Literal["rgb", "flow", "fusion", "rgbdiff", "warped_flow", "descriptors"]
+    dataset: str
+    splits: Annotated[tuple[int, ...], Field(min_length=1)]
+    metric: Metric
+    value: Annotated[float, Field(ge=0, le=100)]
+    protocol: str
+    source: str
+    tolerance: Annotated[float, Field(gt=0)] | None = Field(description="points; null for a row we do not reproduce")
+    note: str = ""
+    reproduced_by: Reproduction | None
+
+    @model_validator(mode="after")
+    def _tolerance_with_reproduction(self) -> "Claim":
+        if (self.tolerance is None) != (self.reproduced_by is None):
+            raise ValueError("`tolerance` and `reproduced_by` are both given or both null")
+        return self
+
+
+class Paper(Strict):
+    paper: str = Field(description="the key: first author and year")
+    title: str
+    venue: str
+    year: int
+    url: str | None = Field(description="null where we know no lasting address")
+    contradictions: tuple[str, ...]
+    claims: tuple[Claim, ...]
+
+
+def read_paper(path: Path) -> Paper:
+    """Read one file of workflow/papers/. Raises ClaimError naming the file, the key and what was found there."""
+    try:
+        return Paper.model_validate(yaml.safe_load(Path(path).read_text(encoding="utf-8")))
+    except FileNotFoundError as error:
+        raise ClaimError(f"{path} does not exist. `papers:` of a table names files of workflow/papers/.") from error
+    except yaml.YAMLError as error:
+        raise ClaimError(f"{path} is not YAML: {error}") from error
+    except ValidationError as error:
+        problems = "\n".join(f"  {_key(item['loc'])}: {item['msg']}, got {item['input']!r}" for item in error.errors())
+        raise ClaimError(f"{path} is not a paper's file:\n{problems}") from error
+
+
+def _key(location: tuple[int | str, ...]) -> str:
+    return ".".join(str(part) for part in location) or "(whole file)"
+
+
+def reproducible(papers: Iterable[Paper], dataset: str) -> list[tuple[Paper, Claim]]:
+    """The claims on a dataset that a method of ours answers, in the papers' order.
+
+    Raises ClaimError when two of them answer the same cell: a cited number belongs to the paper that measured it.
+    """
+    found: dict[tuple, tuple[Paper, Claim]] = {}
+    for paper in papers:
+        for claim in paper.claims:
+            if claim.reproduced_by is None or claim.dataset != dataset:
+                continue
+            cell = (claim.reproduced_by.method, claim.reproduced_by.stream, claim.splits, claim.metric)
+            if cell in found:
+                first = found[cell]
+                sources = f"{first[0].paper} {first[1].source} and {paper.paper} {claim.source}"
+                raise ClaimError(f"{sources} both claim {cell} on {dataset}: set `reproduced_by: null` in one of them.")
+            found[cell] = (paper, claim)
+    return list(found.values())

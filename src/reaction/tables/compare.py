@@ -1,0 +1,322 @@
+"""Claims beside our runs: one row per method, stream and set of splits, with an interval and a verdict.
+
+Every value is computed here from the scores, never copied from metrics.json, so that a table cannot disagree with the
+scores it stands on.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from pydantic import ConfigDict
+from pydantic.dataclasses import dataclass as checked_dataclass
+
+from reaction.evaluation import statistics
+from reaction.evaluation.classification import label_ranks
+from reaction.evaluation.fuse import Predictions
+from reaction.tables.claims import Claim, Metric, Paper, reproducible
+
+Verdict = Literal["reproduced", "differs", "not run", "not comparable", ""]
+
+
+@checked_dataclass(frozen=True, config=ConfigDict(extra="forbid"))
+class TableSpec:
+    """What a table shows, in this order: methods, then streams. `ceilings` are fractions a stream cannot exceed."""
+
+    name: str
+    dataset: str
+    scale: str
+    splits: tuple[int, ...]
+    protocol: str
+    methods: tuple[str, ...]
+    streams: tuple[str, ...]
+    claims: tuple[str, ...] = ()
+    ceilings: dict[str, float] | None = None
+    comparisons: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True)
+class Result:
+    """One tested run. `why` says what keeps it from being compared with a paper when `comparable` is false."""
+
+    method: str
+    stream: str
+    split: int
+    seed: int
+    folder: str
+    metrics: Mapping[str, Any]
+    predictions: Predictions
+    comparable: bool = True
+    why: str = ""
+
+
+@dataclass(frozen=True)
+class Row:
+    """Accuracies, their deviation and interval, chance and tolerance are in per cent; `difference` is ours - published.
+
+    `ours` is the mean over splits of the mean over seeds, `ours_std` the deviation over all runs, `n` the tested videos
+    of all splits and `of` those on the official lists, `low` and `high` the 95 % bootstrap interval of `ours` over
+    videos. None where there is nothing to say.
+    """
+
+    method: str
+    stream: str
+    dataset: str
+    splits: str
+    protocol: str
+    metric: Metric
+    published: float | None
+    source: str
+    ours: float | None
+    ours_std: float | None
+    n: int | None
+    of: int | None
+    low: float | None
+    high: float | None
+    chance: float | None
+    difference: float | None
+    tolerance: float | None
+    verdict: Verdict
+    why: str
+    runs: str
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """`first` minus `second` in points, with its paired 95 % bootstrap interval over the n videos of both."""
+
+    first: str
+    second: str
+    splits: str
+    metric: Metric
+    difference: float | None
+    low: float | None
+    high: float | None
+    n: int
+    words: str
+
+
+def build_rows(spec: TableSpec, results: Sequence[Result], papers: Iterable[Paper]) -> list[Row]:
+    """The table's rows: of each method and stream the first split, the splits that ran, and whatever a paper claims.
+
+    A claim is matched by method, stream, dataset, splits and metric. Raises ValueError on two results for one run.
+    """
+    _check_unique(results)
+    claims = reproducible(papers, spec.dataset)
+    return [
+        row
+        for method in spec.methods
+        for stream in spec.streams
+        for row in _rows_of_stream(spec, method, stream, _select(results, method, stream), claims)
+    ]
+
+
+def _select(results: Iterable[Result], method: str, stream: str) -> list[Result]:
+    return [result for result in results if (result.method, result.stream) == (method, stream)]
+
+
+def _check_unique(results: Iterable[Result]) -> None:
+    seen: dict[tuple, str] = {}
+    for result in results:
+        run = (result.method, result.stream, result.split, result.seed)
+        if run in seen:
+            raise ValueError(f"{seen[run]} and {result.folder} are both {run}: a table takes one result per run")
+        seen[run] = result.folder
+
+
+def _rows_of_stream(
+    spec: TableSpec, method: str, stream: str, results: Sequence[Result], claims: Sequence[tuple[Paper, Claim]]
+) -> list[Row]:
+    asked = [
+        found for found in claims if (found[1].reproduced_by.method, found[1].reproduced_by.stream) == (method, stream)
+    ]
+    ran = tuple(split for split in spec.splits if any(result.split == split for result in results))
+    sets = {spec.splits[:1], *(found[1].splits for found in asked)} | ({ran} if len(ran) > 1 else set())
+    rows = []
+    for splits in sorted(sets, key=lambda numbers: (len(numbers), numbers)):
+        complete = set(splits) <= set(ran)
+        members = [result for result in results if result.split in splits] if complete else []
+        matching = [found for found in asked if found[1].splits == splits]
+        rows += [_row(spec, method, stream, splits, members, found) for found in matching or [None]]
+    return rows
+
+
+def _row(
+    spec: TableSpec,
+    method: str,
+    stream: str,
+    splits: tuple[int, ...],
+    results: Sequence[Result],
+    found: tuple[Paper, Claim] | None,
+) -> Row:
+    claim = found[1] if found else None
+    metric = claim.metric if claim else "top1"
+    measured = _measured(results, splits, metric)
+    difference = measured["ours"] - claim.value if results and claim else None
+    tolerance = claim.tolerance if claim else None
+    verdict, reasons = _verdict(results, splits, claim, difference)
+    reasons += [claim.note if claim else "", _ceiling(spec, stream, measured["low"])]
+    return Row(
+        method=method,
+        stream=stream,
+        dataset=spec.dataset,
+        splits=" ".join(map(str, splits)),
+        protocol=_protocol(spec, claim, results),
+        metric=metric,
+        published=claim.value if claim else None,
+        source=f"{found[0].paper}, {claim.source}" if found else "",
+        **measured,
+        difference=difference,
+        tolerance=tolerance,
+        verdict=verdict,
+        why="; ".join(filter(None, reasons)),
+        runs=" ".join(result.folder for result in results),
+    )
+
+
+def _ceiling(spec: TableSpec, stream: str, low: float | None) -> str:
+    ceiling = 100 * (spec.ceilings or {}).get(stream, 1.0)
+    if ceiling >= 100 or low is None:
+        return ""
+    # alone: maps from the other stream may lift a method above it
+    return f"{'above the' if low > ceiling else 'the'} stream's ceiling alone, {ceiling:.2f}"
+
+
+def _protocol(spec: TableSpec, claim: Claim | None, results: Sequence[Result]) -> str:
+    if claim is None:
+        return spec.protocol
+    return f"{spec.protocol} (paper: {claim.protocol})" if results else claim.protocol
+
+
+def _measured(results: Sequence[Result], splits: Sequence[int], metric: Metric) -> dict[str, float | int | None]:
+    if not results:
+        return dict.fromkeys(("ours", "ours_std", "n", "of", "low", "high", "chance"))
+    n, of = _counts(results, splits)
+    values = [_value([result], metric) for result in results]
+    deviation = statistics.spread(values)
+    interval = _interval(results, metric)
+    return {
+        "ours": 100 * _value(results, metric),
+        "ours_std": None if deviation is None else 100 * deviation,
+        "n": n,
+        "of": of,
+        "low": 100 * interval.low,
+        "high": 100 * interval.high,
+        "chance": 100 * results[0].metrics["chance"],
+    }
+
+
+def _counts(results: Sequence[Result], splits: Sequence[int]) -> tuple[int, int]:
+    """Tested and official videos, each split once however many seeds ran on it."""
+    per_split = [[result for result in results if result.split == split] for split in splits]
+    tested = sum(min(len(result.predictions.videos) for result in members) for members in per_split)
+    return tested, sum(max(result.metrics["of"] for result in members) for members in per_split)
+
+
+def _positions(results: Iterable[Result]) -> dict[str, int]:
+    videos = dict.fromkeys(video for result in results for video in result.predictions.videos)
+    return {video: position for position, video in enumerate(videos)}
+
+
+def _mean(results: Sequence[Result], metric: Metric, positions: Mapping[str, int]) -> statistics.Statistic:
+    """The mean over splits of the mean over seeds, for draws over the union of all runs' videos."""
+    runs_of = {split: sum(result.split == split for result in results) for split in {r.split for r in results}}
+    terms = []
+    for result in results:
+        where = np.array([positions[video] for video in result.predictions.videos])
+        terms.append((1 / (len(runs_of) * runs_of[result.split]), where, _run_statistic(result, metric)))
+    return lambda drawn: sum(weight * statistic(drawn[:, where]) for weight, where, statistic in terms)
+
+
+def _hits(result: Result) -> np.ndarray:
+    return label_ranks(result.predictions.scores, result.predictions.labels) == 0
+
+
+def _run_statistic(result: Result, metric: Metric) -> statistics.Statistic:
+    if metric == "mean_class":
+        return statistics.class_accuracy(_hits(result), result.predictions.labels)
+    return statistics.accuracy(_hits(result))
+
+
+def _value(results: Sequence[Result], metric: Metric) -> float:
+    positions = _positions(results)
+    return float(_mean(results, metric, positions)(np.ones((1, len(positions))))[0])
+
+
+def _interval(results: Sequence[Result], metric: Metric) -> statistics.Interval:
+    positions = _positions(results)
+    hits = np.concatenate([_hits(result) for result in results])
+    if hits.all() or not hits.any():  # every draw gives the same value: only the exact interval says anything
+        return statistics.exact_binomial(len(positions) if hits.all() else 0, len(positions))
+    return statistics.bootstrap(_mean(results, metric, positions), len(positions))
+
+
+def _verdict(
+    results: Sequence[Result], splits: Sequence[int], claim: Claim | None, difference: float | None
+) -> tuple[Verdict, list[str]]:
+    if not results:
+        return "not run", ["no scores of split " + " ".join(map(str, splits))]
+    reasons = _obstacles(results, splits)
+    if reasons:
+        return "not comparable", reasons
+    if claim is None:
+        return "", ["no published number"]
+    # a hair of slack, so that a difference of exactly the tolerance does not fail by rounding
+    return ("reproduced" if abs(difference) <= claim.tolerance + 1e-9 else "differs"), []
+
+
+def _obstacles(results: Sequence[Result], splits: Sequence[int]) -> list[str]:
+    reasons = [result.why or "not comparable" for result in results if not result.comparable]
+    n, of = _counts(results, splits)
+    if n < of:
+        reasons.append(f"{n} of {of} videos tested")
+    return list(dict.fromkeys(reasons))
+
+
+def build_comparisons(spec: TableSpec, results: Sequence[Result]) -> list[Comparison]:
+    """Our own runs against each other, by top-1 over the splits and seeds that both sides ran.
+
+    A side is `method/stream`; two bare methods are compared in every stream of the table, two bare streams in every
+    method. Raises ValueError on any other name.
+    """
+    pairs = [pair for first, second in spec.comparisons for pair in _pairs(spec, first, second)]
+    return [_compare(_select(results, *first), _select(results, *second), first, second) for first, second in pairs]
+
+
+def _pairs(spec: TableSpec, first: str, second: str) -> list[tuple[tuple[str, str], tuple[str, str]]]:
+    if {first, second} <= set(spec.methods):
+        return [((first, stream), (second, stream)) for stream in spec.streams]
+    if {first, second} <= set(spec.streams):
+        return [((method, first), (method, second)) for method in spec.methods]
+    cells = {f"{method}/{stream}": (method, stream) for method in spec.methods for stream in spec.streams}
+    for side in (first, second):
+        if side not in cells:
+            raise ValueError(f"table {spec.name}: `comparisons` has {side!r}, which is none of {', '.join(cells)}")
+    return [(cells[first], cells[second])]
+
+
+def _compare(
+    first: Sequence[Result], second: Sequence[Result], first_name: tuple[str, str], second_name: tuple[str, str]
+) -> Comparison:
+    shared = {(r.split, r.seed) for r in first} & {(r.split, r.seed) for r in second}
+    first, second = ([r for r in side if (r.split, r.seed) in shared] for side in (first, second))
+    splits = " ".join(map(str, sorted({split for split, _ in shared})))
+    names = {"first": "/".join(first_name), "second": "/".join(second_name), "splits": splits, "metric": "top1"}
+    if not shared:
+        return Comparison(**names, difference=None, low=None, high=None, n=0, words="not run")
+    positions = _positions([*first, *second])
+    sides = _mean(first, "top1", positions), _mean(second, "top1", positions)
+    once = np.ones((1, len(positions)))
+    difference = 100 * float((sides[0](once) - sides[1](once))[0])
+    low, high = (100 * bound for bound in statistics.paired_bootstrap(*sides, len(positions)))
+    words = _words(difference, low, high, len(positions))
+    return Comparison(**names, difference=difference, low=low, high=high, n=len(positions), words=words)
+
+
+def _words(difference: float, low: float, high: float, n: int) -> str:
+    if low <= 0 <= high:
+        return f"no difference shown at n = {n}"
+    direction = "higher" if difference > 0 else "lower"
+    nearest, farthest = sorted((abs(low), abs(high)))
+    return f"{direction} by {abs(difference):.2f} ({nearest:.2f} to {farthest:.2f}) at n = {n}"

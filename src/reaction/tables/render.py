@@ -1,0 +1,149 @@
+"""A table as CSV (every field), Markdown and LaTeX (what one reads), and the comparisons beside it."""
+
+import csv
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import astuple, fields
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from reaction.evaluation.fuse import read_predictions
+from reaction.files import read_json, write_text
+from reaction.tables.claims import read_paper
+from reaction.tables.compare import Comparison, Result, Row, TableSpec, build_comparisons, build_rows
+
+COLUMNS = ("method", "stream", "splits", "metric", "published", "source", "ours", "95 %", "n", "chance")
+VERDICT_COLUMNS = ("difference", "verdict", "why")
+NUMBERS = {"published", "ours", "95 %", "n", "chance", "difference", "low", "high"}
+
+
+class TableError(ValueError):
+    """A table's specification, or a folder it names, that cannot be used."""
+
+
+def table(spec: Mapping[str, Any], destination: Path) -> list[Row]:
+    """Write `destination` (.csv) with .md, .tex and _comparisons.csv beside it, and return the rows.
+
+    `spec` holds the keys of TableSpec, with `table` for its name and `papers` for the claims' files, and `results`: a
+    list of method, stream, split, seed, folder, comparable, why. Raises TableError naming the key or file.
+    """
+    destination = Path(destination)
+    table_spec = read_spec(spec)
+    results = [read_result(entry) for entry in spec["results"]]
+    rows = build_rows(table_spec, results, [read_paper(Path(path)) for path in table_spec.claims])
+    comparisons = build_comparisons(table_spec, results)
+    write_text(destination, to_csv(Row, rows))
+    write_text(destination.with_suffix(".md"), to_markdown(table_spec, rows, comparisons))
+    write_text(destination.with_suffix(".tex"), to_latex(table_spec, rows))
+    write_text(destination.with_name(f"{destination.stem}_comparisons.csv"), to_csv(Comparison, comparisons))
+    return rows
+
+
+def read_spec(spec: Mapping[str, Any]) -> TableSpec:
+    """The checked specification of a table, without its results."""
+    renamed = {{"table": "name", "papers": "claims"}.get(key, key): value for key, value in spec.items()}
+    renamed.pop("results", None)
+    try:
+        return TableSpec(**renamed)
+    except ValidationError as error:
+        problems = "; ".join(f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors())
+        raise TableError(f"table {spec.get('table')}: {problems}") from error
+
+
+def read_result(entry: Mapping[str, Any]) -> Result:
+    """One entry of `results` with its metrics.json and scores, which have to be of that stream, split and seed."""
+    path = Path(entry["folder"]) / "metrics.json"
+    if not path.exists():
+        raise TableError(f"{path} is missing. Run `reaction score` or `reaction fuse` on {entry['folder']}.")
+    metrics = read_json(path)
+    expected = {"stream": entry["stream"], "split": f"split{entry['split']}", "seed": entry["seed"]}
+    for key, value in expected.items():
+        if metrics[key] != value:
+            raise TableError(f"{path} has {key} {metrics[key]!r}, the table expects {value!r} there.")
+    return Result(**entry, metrics=metrics, predictions=read_predictions(path.parent))
+
+
+def to_csv(kind: type, rows: Sequence[Row] | Sequence[Comparison]) -> str:
+    """All fields; numbers with two decimals, nothing where there is no value."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(field.name for field in fields(kind))
+    writer.writerows([_decimals(value) for value in astuple(row)] for row in rows)
+    return text.getvalue()
+
+
+def _decimals(value: object) -> str:
+    if value is None:
+        return ""
+    # adding 0.0 turns a rounded -0.0 into 0.0
+    return f"{round(value, 2) + 0.0:.2f}" if isinstance(value, float) else str(value)
+
+
+def to_markdown(spec: TableSpec, rows: Sequence[Row], comparisons: Sequence[Comparison]) -> str:
+    """The rows as an aligned table without its empty columns, what they mean, and the comparisons in words."""
+    parts = [_aligned(*_filled((*COLUMNS, *VERDICT_COLUMNS), [_cells(row) for row in rows])), _legend(spec)]
+    if comparisons:
+        sides = [[pair.first, pair.second, pair.splits, _signed(pair.difference), pair.words] for pair in comparisons]
+        parts.append(_aligned(("ours", "against", "splits", "difference", "in words"), sides, {"difference"}))
+    return "\n\n".join(parts) + "\n"
+
+
+def _filled(columns: Sequence[str], lines: Sequence[Sequence[str]]) -> tuple[list[str], list[list[str]]]:
+    kept = [place for place in range(len(columns)) if any(line[place] for line in lines)]
+    return [columns[place] for place in kept], [[line[place] for place in kept] for line in lines]
+
+
+def _legend(spec: TableSpec) -> str:
+    return (
+        f"Dataset {spec.dataset}, scale {spec.scale}, protocol {spec.protocol}; all in per cent. "
+        "Ours: mean over splits and seeds ± standard deviation over (runs); 95 %: bootstrap over videos; "
+        "difference: ours - published (± tolerance). The CSV adds the papers' protocols and the folders of the runs."
+    )
+
+
+def _cells(row: Row) -> list[str]:
+    interval = "" if row.low is None else f"{row.low:.2f} - {row.high:.2f}"
+    n = "" if row.n is None else str(row.n) if row.n == row.of else f"{row.n} of {row.of}"
+    shown = [row.method, row.stream, row.splits, row.metric, _decimals(row.published), row.source, _ours(row)]
+    difference = _signed(row.difference) + (f" (± {row.tolerance:g})" if row.difference is not None else "")
+    return [*shown, interval, n, _decimals(row.chance), difference, row.verdict, row.why]
+
+
+def _ours(row: Row) -> str:
+    if row.ours is None or row.ours_std is None:
+        return _decimals(row.ours)
+    return f"{row.ours:.2f} ± {row.ours_std:.2f} ({len(row.runs.split())})"
+
+
+def _signed(value: float | None) -> str:
+    return "" if value is None else f"{round(value, 2) + 0.0:+.2f}"
+
+
+def _aligned(columns: Sequence[str], lines: Sequence[Sequence[str]], numbers: set[str] = NUMBERS) -> str:
+    cells = [list(columns), *([cell.replace("|", "\\|") for cell in line] for line in lines)]
+    for place, column in enumerate(columns):
+        width = max(len(line[place]) for line in cells)
+        for line in cells:
+            line[place] = line[place].rjust(width) if column in numbers else line[place].ljust(width)
+    rule = [
+        "-" * (len(cell) - 1) + (":" if column in numbers else "-")
+        for column, cell in zip(columns, cells[0], strict=True)
+    ]
+    return "\n".join("| " + " | ".join(line) + " |" for line in (cells[0], rule, *cells[1:]))
+
+
+def to_latex(spec: TableSpec, rows: Sequence[Row]) -> str:
+    """A booktabs tabular, without its floating environment; `why` stays in the other files."""
+    columns, lines = _filled((*COLUMNS, *VERDICT_COLUMNS[:-1]), [_cells(row)[:-1] for row in rows])
+    alignment = "".join("r" if column in NUMBERS else "l" for column in columns)
+    body = [" & ".join(map(_escaped, line)) + r" \\" for line in (columns, *lines)]
+    head = [f"% {_legend(spec)}", rf"\begin{{tabular}}{{{alignment}}}", r"\toprule", body[0], r"\midrule"]
+    return "\n".join([*head, *body[1:], r"\bottomrule", r"\end{tabular}"]) + "\n"
+
+
+def _escaped(text: str) -> str:
+    symbols = {"±": r"$\pm$", "\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
+    escaped = "".join(f"\\{letter}" if letter in "&%$#_{}" else symbols.get(letter, letter) for letter in text)
+    return escaped.replace(" - ", "--")

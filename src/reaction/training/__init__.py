@@ -1,0 +1,1 @@
+"""From a network and its clips to trained weights: schedule, checkpoint, loop, and the jobs around them."""

@@ -1,0 +1,246 @@
+"""The training loop: SGD with momentum on clips, cross-entropy on the segment consensus (TSN, Wang et al. 2016, 3.2).
+
+One loop for a CPU, one GPU, and several processes started by torchrun; Lightning Fabric places the model and the
+precision. Everything random in an epoch is derived from (seed, epoch): the order of the videos, the clips, the dropout.
+A checkpoint at an epoch's end is therefore all a killed run needs, and on the CPU it goes on bitwise.
+
+Choices the papers leave open or that differ from TSN's Caffe solver:
+- weight decay on weights only; BatchNorm and biases have none (Caffe: `decay_mult: 0` for biases, 1 for BatchNorm);
+- one learning rate for all parameters (Caffe: twice the rate for biases, five times for the flow net's first layer);
+- the last, smaller batch of an epoch is used, unless it holds a single video, which BatchNorm cannot normalise;
+- with several processes each BatchNorm sees its own share of the batch; the loss is the mean over the whole batch.
+
+A signal (SIGTERM, SIGKILL) ends the process at once: what is lost is the work since the last checkpoint, at most one
+epoch and ten seconds. `stop_after` ends a job cleanly before a scheduler does.
+"""
+
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.data import DataLoader, Dataset
+
+from reaction.training import checkpoint
+from reaction.training.schedules import learning_rate
+
+SECONDS_BETWEEN_CHECKPOINTS = 10
+SECONDS_BETWEEN_LINES = 30
+
+
+class StopEarly(RuntimeError):
+    """The time allowed is used up and the state is saved: the same command goes on from there."""
+
+
+class TrainingError(ValueError):
+    """A training that cannot start, or went astray."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """How a run is optimised; the defaults are tsn-pytorch's for RGB on UCF-101.
+
+    batch: videos per step over all processes.  learning_rate, steps, factor, warmup_epochs: see `learning_rate`.
+    clip_gradient: largest norm of the gradient, None for no limit.  precision: Lightning Fabric's name for it.
+    """
+
+    epochs: int = 80
+    batch: int = 128
+    learning_rate: float = 1e-3
+    steps: Sequence[float] = (30, 60)
+    factor: float = 0.1
+    warmup_epochs: float = 0.0
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+    clip_gradient: float | None = 20.0
+    precision: str = "32-true"
+
+    def rate(self, progress: float) -> float:
+        """The learning rate after `progress` epochs."""
+        schedule = {"steps": self.steps, "factor": self.factor, "warmup_epochs": self.warmup_epochs}
+        return learning_rate(progress, base=self.learning_rate, **schedule)
+
+
+def train(
+    model: nn.Module,
+    clips: Dataset,
+    recipe: Recipe,
+    *,
+    seed: int,
+    checkpoints: Path,
+    identity: str,
+    workers: int = 0,
+    stop_after: float | None = None,
+    report: Callable[[str], None] = print,
+) -> list[dict[str, float]]:
+    """Train `model` in place and return one row per epoch: epoch, loss, top1 (0 to 1), learning_rate, seconds.
+
+    `clips` has `set_epoch` and gives items with `clip` (K, C, H, W), `label` and perhaps `map` (K, 1, H, W). A state
+    in `checkpoints` with the same `identity` is continued; `stop_after` is in minutes. Raises StopEarly when the next
+    epoch would pass it, TrainingError when the loss is not finite, CheckpointError for another run's state.
+    """
+    started, saved = time.monotonic(), time.monotonic()
+    fabric = launch(recipe.precision)
+    groups = parameter_groups(model, recipe.weight_decay)
+    sgd = torch.optim.SGD(groups, lr=recipe.learning_rate, momentum=recipe.momentum)
+    network, optimizer = fabric.setup(model, sgd)
+    path = checkpoints / checkpoint.LAST
+    history = _resume(path, identity, model, sgd, fabric)
+    network.train()
+
+    for epoch in range(len(history), recipe.epochs):
+        clips.set_epoch(epoch)
+        batches = epoch_batches(len(clips), recipe.batch, seed=seed, epoch=epoch)
+        progress = Progress(epoch, recipe.epochs, len(batches), report if fabric.is_global_zero else _silent)
+        torch.manual_seed(_seed(seed, epoch, fabric.global_rank))  # dropout
+        for step, item in enumerate(_load(clips, batches, workers, fabric)):
+            rate = recipe.rate(epoch + (step + 0.5) / len(batches))  # mid-step, so that a warm-up's first step moves
+            for group in sgd.param_groups:
+                group["lr"] = rate
+            logits = network(item["clip"], item.get("map"))  # (B, classes)
+            losses = F.cross_entropy(logits, item["label"], reduction="none")  # (B,)
+            fabric.backward(losses.sum() * fabric.world_size / len(batches[step]))  # DDP takes the mean over processes
+            if recipe.clip_gradient is not None:
+                fabric.clip_gradients(network, optimizer, max_norm=recipe.clip_gradient, error_if_nonfinite=False)
+            optimizer.step()
+            optimizer.zero_grad()
+            progress.add(losses.detach(), logits.detach(), item)
+        history.append(progress.row(fabric, rate))
+        if not np.isfinite(history[-1]["loss"]):
+            raise TrainingError(f"the loss of epoch {epoch} is not finite: lower learning_rate or set clip_gradient")
+        progress.line(history[-1])
+        out_of_time = fabric.broadcast(_out_of_time(started, history[-1]["seconds"], stop_after))
+        finished = epoch + 1 == recipe.epochs
+        if finished or out_of_time or time.monotonic() - saved >= SECONDS_BETWEEN_CHECKPOINTS:
+            _save(path, identity, model, sgd, fabric, history)
+            saved = time.monotonic()
+        if out_of_time and not finished:
+            raise StopEarly(f"stopped after epoch {epoch + 1} of {recipe.epochs}: run the same command to go on")
+    return history
+
+
+def launch(precision: str) -> Fabric:
+    """Fabric on the GPU if there is one, with as many processes as torchrun started (one without it)."""
+    processes, here = (int(os.environ.get(name, 1)) for name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE"))
+    strategy = "ddp" if processes > 1 else "auto"
+    fabric = Fabric(
+        accelerator="auto", devices=here, num_nodes=processes // here, strategy=strategy, precision=precision
+    )
+    fabric.launch()
+    return fabric
+
+
+def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict]:
+    """Two SGD groups: weights with decay; BatchNorm and biases (all parameters of one dimension) without."""
+    parameters = list(model.parameters())
+    decayed = [p for p in parameters if p.ndim > 1]
+    plain = [p for p in parameters if p.ndim <= 1]
+    return [{"params": decayed, "weight_decay": weight_decay}, {"params": plain, "weight_decay": 0.0}]
+
+
+def epoch_batches(count: int, batch: int, *, seed: int, epoch: int) -> list[list[int]]:
+    """The epoch's batches over all processes: a permutation of range(count), cut; a last batch of one is dropped."""
+    if count < 2 or batch < 2:
+        raise TrainingError(f"training needs batches of at least 2 videos, got {count} videos and a batch of {batch}")
+    generator = torch.Generator().manual_seed(_seed(seed, epoch))
+    order = torch.randperm(count, generator=generator).tolist()
+    batches = [order[i : i + batch] for i in range(0, count, batch)]
+    return batches if len(batches[-1]) > 1 else batches[:-1]
+
+
+class Progress:
+    """Sums of one epoch, and lines about it: one at its end, and one each half minute inside a long one."""
+
+    def __init__(self, epoch: int, epochs: int, steps: int, report: Callable[[str], None]) -> None:
+        self.epoch, self.epochs, self.steps, self.report = epoch, epochs, steps, report
+        self.started = self.told = time.monotonic()
+        self.step = self.images = 0
+        self.sums: Tensor | float = 0.0  # loss, correct, videos: stays on the device, which is not waited for
+
+    def add(self, losses: Tensor, logits: Tensor, item: dict[str, Tensor]) -> None:
+        """Count one step: losses (B,), logits (B, classes)."""
+        correct = (logits.argmax(dim=1) == item["label"]).sum()
+        self.sums = self.sums + torch.stack([losses.sum(), correct, correct.new_tensor(len(losses))])
+        self.step += 1
+        self.images += item["clip"].shape[0] * item["clip"].shape[1]
+        if time.monotonic() - self.told >= SECONDS_BETWEEN_LINES:
+            self.line(self._means(self.sums))
+
+    def row(self, fabric: Fabric, rate: float) -> dict[str, float]:
+        """The epoch's history row, over all processes; `rate` is the last step's learning rate."""
+        self.images *= fabric.world_size
+        means = self._means(fabric.all_reduce(self.sums, reduce_op="sum"))
+        return {"epoch": self.epoch, **means, "learning_rate": rate, "seconds": self._seconds()}
+
+    def _means(self, sums: Tensor) -> dict[str, float]:
+        loss, correct, videos = sums.tolist()
+        return {"loss": loss / videos, "top1": correct / videos}
+
+    def _seconds(self) -> float:
+        return round(time.monotonic() - self.started, 3)
+
+    def line(self, row: dict[str, float]) -> None:
+        """Report where the run stands, its speed and the time left at that speed."""
+        self.told = time.monotonic()
+        elapsed = max(self.told - self.started, 1e-9)
+        left = elapsed / self.step * (self.steps * (self.epochs - self.epoch) - self.step)
+        where = f"epoch {self.epoch + 1}/{self.epochs} step {self.step}/{self.steps}"
+        numbers = f"loss {row['loss']:.4f}  top-1 {100 * row['top1']:.1f} %  {self.images / elapsed:.0f} images/s"
+        self.report(f"{where}  {numbers}  {_clock(left)} left")
+
+
+def _clock(seconds: float) -> str:
+    minutes, seconds = divmod(round(seconds), 60)
+    return f"{minutes // 60}:{minutes % 60:02d}:{seconds:02d}"
+
+
+def _silent(line: str) -> None:
+    pass
+
+
+def _seed(*numbers: int) -> int:
+    return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> 1)  # torch takes signed 64 bits
+
+
+def _load(clips: Dataset, batches: list[list[int]], workers: int, fabric: Fabric) -> Iterator[dict[str, Tensor]]:
+    # A loader per epoch: worker processes copy the dataset, and with it the epoch it is set to.
+    share = [batch[fabric.global_rank :: fabric.world_size] for batch in batches]
+    if not all(share):
+        raise TrainingError(f"{fabric.world_size} processes cannot share a batch of {min(map(len, batches))} videos")
+    generator = torch.Generator()  # without one the loader draws from the global stream that dropout uses
+    on_gpu = fabric.device.type == "cuda"
+    loader = DataLoader(clips, batch_sampler=share, num_workers=workers, pin_memory=on_gpu, generator=generator)
+    for item in loader:
+        yield fabric.to_device(item)
+
+
+def _out_of_time(started: float, epoch_seconds: float, stop_after: float | None) -> bool:
+    return stop_after is not None and time.monotonic() - started + epoch_seconds > 60 * stop_after
+
+
+def _save(
+    path: Path, identity: str, model: nn.Module, sgd: torch.optim.Optimizer, fabric: Fabric, history: list[dict]
+) -> None:
+    scaler = fabric.strategy.precision.state_dict()  # empty but for fp16
+    state = {"model": model.state_dict(), "optimizer": sgd.state_dict(), "scaler": scaler, "history": history}
+    if fabric.is_global_zero:
+        checkpoint.save(path, state, identity=identity)
+    fabric.barrier()
+
+
+def _resume(
+    path: Path, identity: str, model: nn.Module, sgd: torch.optim.Optimizer, fabric: Fabric
+) -> list[dict[str, float]]:
+    state = checkpoint.load(path, identity=identity)
+    if state is None:
+        return []
+    model.load_state_dict(state["model"])
+    sgd.load_state_dict(state["optimizer"])
+    fabric.strategy.precision.load_state_dict(state["scaler"])
+    return state["history"]

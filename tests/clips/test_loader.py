@@ -1,0 +1,283 @@
+import cv2
+import numpy as np
+import pytest
+import torch
+from torch.nn.functional import interpolate
+from torch.utils.data import DataLoader
+
+from reaction.clips.loader import Augmentation, Stream, TestClips, TrainClips, WholeFrames
+from reaction.clips.maps import ConstantMaps, StoredMaps
+from reaction.data.index import Video
+from reaction.data.store import Shards, ShardWriter, encode_jpeg, shard_name
+
+HEIGHT, WIDTH, INPUT = 48, 64, 32
+JPEG = 4 / 255 * 2  # what JPEG at quality 100 and rounding to bytes may cost, in units of [-1, 1]
+RGB, FLOW = Stream("rgb"), Stream("flow", 3)
+
+
+class MemoryShards:
+    """Stands in for `reaction.data.store.Shards`, and counts how often an item is read."""
+
+    def __init__(self, blobs):
+        self.blobs, self.read_items = blobs, []
+
+    def length(self, video):
+        return len(self.blobs[video])
+
+    def read(self, video, indices):
+        self.read_items += [(video, int(k)) for k in indices]
+        return [self.blobs[video][k] for k in indices]
+
+
+class MemoryMaps:
+    """Stands in for `reaction.data.store.Maps`."""
+
+    def __init__(self, maps):
+        self.maps, self.attributes = maps, {"every": 1, "normalise": False}
+
+    def length(self, video):
+        return len(self.maps[video])
+
+    def read(self, video, k):
+        return self.maps[video][k]
+
+
+def videos(names):
+    facts = {"group": "g", "frames": 0, "fps": 25.0, "width": WIDTH, "height": HEIGHT, "sha256": "", "decoder": "pyav"}
+    return [Video(video=name, path=f"{name}.mp4", labels=(k + 2,), **facts) for k, name in enumerate(names)]
+
+
+def rgb_blobs(images):
+    return [encode_jpeg(np.repeat(image[..., None], 3, axis=2), 100) for image in images]
+
+
+def flow_blobs(fields):
+    """`fields` (n, 2, H, W), stored x over y."""
+    return [encode_jpeg(np.concatenate(list(field)), 100) for field in fields]
+
+
+def flat_fields(count):
+    """Field i has x = 100 + 4 i and y = 30 + 4 i everywhere."""
+    steps = 4 * np.arange(count)[:, None, None] + np.zeros((HEIGHT, WIDTH))
+    return np.stack([100 + steps, 30 + steps], axis=1).astype(np.uint8)
+
+
+def bytes_of(clip):
+    return np.rint((np.asarray(clip) + 1) * 127.5).astype(int)
+
+
+def lumpy_maps(count, seed=0):
+    """A different 4 x 4 map for each frame, smooth once up-sampled."""
+    return np.random.default_rng(seed).random((count, 4, 4), dtype=np.float32)
+
+
+def pictures_of(maps):
+    """The maps as pictures of the whole frame, up-sampled by torch."""
+    whole = interpolate(torch.from_numpy(maps)[:, None], (HEIGHT, WIDTH), mode="bilinear", align_corners=False)
+    return np.rint(255 * whole[:, 0].numpy()).astype(np.uint8)
+
+
+def map_scene(stream, count=20):
+    """Shards and maps in which frame i, or the y of field i, shows exactly map i."""
+    maps = lumpy_maps(count)
+    pictures = pictures_of(maps)
+    fields = np.stack([np.full_like(pictures, 128), pictures], axis=1)
+    blobs = rgb_blobs(pictures) if stream.name == "rgb" else flow_blobs(fields)
+    return MemoryShards({"a": blobs}), StoredMaps(MemoryMaps({"a": maps}), dead=0.1)
+
+
+def shown(clip):
+    """The picture that carries the map: any colour, or the first field's y. (K, 1, h, w) in [0, 1]."""
+    return (clip[:, 1:2] + 1) / 2
+
+
+def train_clips(frames, names=("a",), *, stream=RGB, maps=None, **changes):
+    augmentation = Augmentation(**changes)
+    return TrainClips(
+        videos(names), frames, stream=stream, segments=3, input=INPUT, augmentation=augmentation, seed=5, maps=maps
+    )
+
+
+@pytest.mark.parametrize("fixed_offsets", [True, False])
+@pytest.mark.parametrize("stream", [RGB, FLOW], ids=["rgb", "flow"])
+def test_image_and_map_go_through_the_same_crop_and_flip(stream, fixed_offsets):
+    frames, maps = map_scene(stream)
+    clips = train_clips(frames, stream=stream, maps=maps, fixed_offsets=fixed_offsets)
+    distances = []
+    for epoch in range(40):
+        clips.set_epoch(epoch)
+        item = clips[0]
+        assert item["map"].shape == (3, 1, INPUT, INPUT)
+        picture = shown(item["clip"])
+        assert (picture - item["map"]).abs().max() < JPEG / 2
+        distances.append((picture - item["map"].flip(-1)).abs().max())
+    assert min(distances) > 0.1  # the test would notice a map that is not flipped
+
+
+@pytest.mark.parametrize("stream", [RGB, FLOW], ids=["rgb", "flow"])
+def test_test_views_and_their_maps_coincide(stream):
+    frames, maps = map_scene(stream)
+    options = {"stream": stream, "segments": 4, "crops": 10, "input": INPUT, "sampler": "tsn"}
+    item = TestClips(videos("a"), frames, maps=maps, **options)[0]
+    assert item["clip"].shape == (40, stream.channels, INPUT, INPUT)
+    assert item["map"].shape == (40, 1, INPUT, INPUT)
+    assert (shown(item["clip"]) - item["map"]).abs().max() < JPEG / 2
+
+
+def test_flow_channels_alternate_and_stacks_repeat_the_last_field():
+    frames = MemoryShards({"a": flow_blobs(flat_fields(5))})
+    item = WholeFrames(videos("a"), frames, stream=FLOW, input=INPUT, every=2)[0]
+    assert item["clip"].shape == (3, 6, INPUT, INPUT)
+    values = bytes_of(item["clip"])
+    assert (values == values[:, :, :1, :1]).all()
+    assert values[:, :, 0, 0].tolist() == [
+        [100, 30, 104, 34, 108, 38],
+        [108, 38, 112, 42, 116, 46],
+        [116, 46, 116, 46, 116, 46],
+    ]
+
+
+@pytest.mark.parametrize("count", [1, 2, 3], ids=["n = 1", "n < L", "n = L"])
+def test_short_videos_fill_their_stacks(count):
+    frames = MemoryShards({"a": flow_blobs(flat_fields(count))})
+    expected = [value + 4 * min(k, count - 1) for k in range(3) for value in (100, 30)]
+    clip = train_clips(frames, stream=FLOW, flip=False)[0]["clip"]
+    assert bytes_of(clip)[:, :, 0, 0].tolist() == [expected] * 3
+    options = {"stream": FLOW, "segments": 25, "crops": 1, "input": INPUT, "sampler": "ends"}
+    clip = TestClips(videos("a"), frames, **options)[0]["clip"]
+    assert bytes_of(clip)[:, :, 0, 0].tolist() == [expected] * 25
+
+
+def test_flipped_test_crops_mirror_and_negate_only_x_flow():
+    fields = np.random.default_rng(0).integers(0, 256, (4, 2, HEIGHT, WIDTH), dtype=np.uint8)
+    frames = MemoryShards({"a": flow_blobs(fields)})
+    options = {"stream": FLOW, "segments": 2, "crops": 10, "input": INPUT, "sampler": "tsn"}
+    clip = TestClips(videos("a"), frames, **options)[0]["clip"]
+    plain, flipped = clip.reshape(2, 10, 6, INPUT, INPUT).split(5, dim=1)
+    signs = torch.tensor([-1, 1, -1, 1, -1, 1])[:, None, None]
+    assert (flipped - plain.flip(-1) * signs).abs().max() <= 2 / 255 + 1e-6
+
+
+def test_training_flips_half_of_the_clips_and_negates_only_x_flow():
+    frames = MemoryShards({"a": flow_blobs(flat_fields(9))})
+    clips = train_clips(frames, stream=FLOW)
+    seen = []
+    for epoch in range(60):
+        clips.set_epoch(epoch)
+        x, y = bytes_of(clips[0]["clip"])[0, :2, 0, 0]
+        flipped = x == 255 - (y + 70)
+        assert flipped or x == y + 70
+        seen.append(flipped)
+    assert 18 <= sum(seen) <= 42  # binomial(60, 1/2): three deviations
+
+
+def test_test_views_are_ordered_by_segment_and_cut_at_seven_eighths():
+    x = np.arange(WIDTH) * np.ones((HEIGHT, 1))
+    images = [(x + 20 * k).astype(np.uint8) for k in range(8)]
+    frames = MemoryShards({"a": rgb_blobs(images)})
+    options = {"stream": RGB, "segments": 2, "crops": 5, "input": 42, "sampler": "tsn"}  # 42 = 7/8 of 48: no resizing
+    clip = TestClips(videos("a"), frames, **options)[0]["clip"]
+    left = bytes_of(clip)[:, 0, 20, 0]
+    offsets = np.array([0, 20, 0, 20, 10])  # 4 * (22 // 4) and half of it
+    assert np.abs(left - np.concatenate([offsets + 20 * 2, offsets + 20 * 6])).max() <= 3
+
+
+def test_one_crop_is_the_last_of_five():
+    frames, maps = map_scene(RGB)
+    options = {"stream": RGB, "segments": 4, "input": INPUT, "sampler": "tsn", "maps": maps}
+    one = TestClips(videos("a"), frames, crops=1, **options)[0]
+    five = TestClips(videos("a"), frames, crops=5, **options)[0]
+    for name in ("clip", "map"):
+        assert torch.equal(one[name], five[name][4::5])
+
+
+@pytest.mark.parametrize("stream", [RGB, FLOW], ids=["rgb", "flow"])
+def test_whole_frames_and_their_maps_coincide(stream):
+    frames, maps = map_scene(stream, count=7)
+    item = WholeFrames(videos("a"), frames, stream=stream, input=INPUT, every=3, maps=maps)[0]
+    assert item["clip"].shape == (3, stream.channels, INPUT, INPUT)
+    assert (shown(item["clip"]) - item["map"]).abs().max() < 0.03  # up-sampled once, and once resized
+
+
+@pytest.mark.parametrize("batch", [1, 2, 5, 100])
+def test_chunks_are_the_whole_item_in_pieces(batch):
+    frames, maps = map_scene(FLOW, count=9)
+    clips = WholeFrames(videos("a"), frames, stream=FLOW, input=INPUT, every=2, maps=maps)
+    pieces = list(clips.chunks(0, batch))
+    assert max(len(piece["clip"]) for piece in pieces) == min(batch, 5)
+    for name in ("clip", "map"):
+        assert torch.equal(torch.cat([piece[name] for piece in pieces]), clips[0][name])
+
+
+@pytest.mark.parametrize("sampler", ["tsn", "ends"])
+def test_each_stored_item_is_read_once(sampler):
+    frames, _ = map_scene(FLOW, count=12)
+    options = {"stream": FLOW, "segments": 25, "crops": 10, "input": INPUT}
+    TestClips(videos("a"), frames, sampler=sampler, **options)[0]
+    assert len(frames.read_items) == len(set(frames.read_items)) <= 12
+
+
+def noise_shards(names, count=12):
+    rng = np.random.default_rng(0)
+    return MemoryShards(
+        {name: rgb_blobs(rng.integers(0, 256, (count, HEIGHT, WIDTH), dtype=np.uint8)) for name in names}
+    )
+
+
+def collect(loader):
+    """Items of an epoch by index."""
+    return {int(k): clip for batch in loader for k, clip in zip(batch["index"], batch["clip"], strict=True)}
+
+
+def test_items_depend_on_seed_epoch_and_index_alone():
+    names = "abcdef"
+    frames = noise_shards(names)
+    clips, again = train_clips(frames, names), train_clips(frames, names)
+    again.set_epoch(1)
+    again[3]
+    again.set_epoch(0)
+    forwards = {k: clips[k]["clip"] for k in range(6)}
+    other_ranks = {k: again[k]["clip"] for rank in (1, 0) for k in range(5 - rank, -1, -2)}
+    assert forwards.keys() == other_ranks.keys()
+    assert all(torch.equal(forwards[k], other_ranks[k]) for k in range(6))
+    clips.set_epoch(1)
+    assert not any(torch.equal(forwards[k], clips[k]["clip"]) for k in range(6))
+
+
+def test_persistent_workers_see_the_epoch_change(tmp_path):
+    names = "abcdef"
+    with ShardWriter(tmp_path / shard_name(0), {}) as writer:
+        for name, blobs in noise_shards(names).blobs.items():
+            writer.add(name, blobs, source_sha256="")
+    cv2.resize(np.zeros((2000, 2000), np.uint8), (3000, 3000))  # start OpenCV's threads: a fork must survive them
+    clips = train_clips(Shards(tmp_path), names)
+    loader = DataLoader(clips, batch_size=2, num_workers=2, persistent_workers=True, timeout=60)
+    for epoch in (0, 1, 7):
+        clips.set_epoch(epoch)
+        served = collect(loader)
+        assert all(torch.equal(served[k], clips[k]["clip"]) for k in range(6))
+
+
+def test_items_carry_label_and_index_and_maps_only_when_asked():
+    frames = noise_shards("ab")
+    item = train_clips(frames, "ab")[1]
+    assert (item["label"].dtype, int(item["label"]), int(item["index"])) == (torch.int64, 3, 1)
+    assert item["clip"].dtype == torch.float32
+    assert "map" not in item
+    constant = train_clips(frames, "ab", maps=ConstantMaps(0.1))[1]
+    assert torch.equal(constant["map"], torch.full((3, 1, INPUT, INPUT), 0.1))
+    assert torch.equal(constant["clip"], item["clip"])  # maps draw nothing
+
+
+def test_wrong_settings_are_refused():
+    with pytest.raises(ValueError, match="'depth'"):
+        Stream("depth")
+    with pytest.raises(ValueError, match=r"1\.5"):
+        Augmentation(scales=(1.0, 1.5))
+    many = Video("a", "a.mp4", (1, 2), "g", 9, 25.0, WIDTH, HEIGHT, "", "pyav")
+    with pytest.raises(ValueError, match="exactly one"):
+        WholeFrames([many], MemoryShards({}), stream=RGB, input=INPUT, every=1)
+
+
+def test_channels():
+    assert [RGB.channels, FLOW.channels, Stream("flow", 10).channels] == [3, 6, 20]

@@ -1,0 +1,98 @@
+import numpy as np
+import pytest
+
+from reaction.clips.samplers import dense_clip, stack_indices, test_segments, train_segments
+
+SHAPES = [(n, segments, span) for n in range(1, 120) for segments in (1, 3, 7, 25) for span in (1, 5, 10)]
+
+
+@pytest.mark.parametrize(
+    ("length", "segments", "span"),
+    [(1, 3, 1), (1, 3, 10), (9, 3, 10), (10, 3, 10), (10, 25, 10)],
+    ids=["n = 1", "n = 1 < L", "n < L", "n = L", "n = L, 25 segments"],
+)
+def test_a_video_no_longer_than_its_stack_starts_at_zero(length, segments, span):
+    zeros = [0] * segments
+    assert train_segments(length, segments, span, np.random.default_rng(0)).tolist() == zeros
+    assert test_segments(length, segments, span, "tsn").tolist() == zeros
+    assert test_segments(length, segments, span, "ends").tolist() == zeros
+
+
+def test_training_draws_every_start_of_its_part_and_never_the_remainder():
+    rng = np.random.default_rng(0)
+    drawn = np.array(
+        [train_segments(14, 3, 5, rng) for _ in range(300)]
+    )  # 10 starts: three parts of 3, start 9 is left
+    assert drawn.dtype == np.int64
+    assert [sorted(set(column)) for column in drawn.T.tolist()] == [[0, 1, 2], [3, 4, 5], [6, 7, 8]]
+
+
+def test_training_with_fewer_starts_than_segments_draws_sorted_with_repetition():
+    rng = np.random.default_rng(0)
+    drawn = {tuple(train_segments(6, 3, 5, rng).tolist()) for _ in range(200)}
+    assert drawn == {(0, 0, 0), (0, 0, 1), (0, 1, 1), (1, 1, 1)}
+
+
+def test_test_segments_worked_by_hand():
+    assert test_segments(75, 25, 1).tolist() == list(range(1, 75, 3))
+    assert test_segments(13, 3, 5).tolist() == [1, 4, 7]  # 9 starts, tick 3
+    assert test_segments(4, 8, 1).tolist() == [0, 0, 1, 1, 2, 2, 3, 3]
+    assert test_segments(50, 25, 1, "ends").tolist() == list(range(0, 50, 2))
+    assert test_segments(13, 3, 5, "ends").tolist() == [0, 4, 8]
+    assert test_segments(13, 1, 5, "ends").tolist() == [0]
+
+
+def test_tsn_rule_is_the_papers_code_up_to_its_rounding():
+    for length, segments, span in SHAPES:
+        if length < span:
+            continue  # the code there gives negative positions
+        tick = (length - span + 1) / segments
+        theirs = np.array([int(tick / 2.0 + tick * x) for x in range(segments)])
+        ours = test_segments(length, segments, span)
+        middles = (length - span + 1) * (2 * np.arange(segments) + 1)
+        rounded = (theirs == ours - 1) & (middles % (2 * segments) == 0)
+        assert ((ours == theirs) | rounded).all(), (length, segments, span)
+
+
+def test_ends_rule_is_the_caffe_evaluation():
+    for length, segments, span in SHAPES:
+        if segments == 1:
+            continue  # the code there divides by zero
+        step = (length - span) // (segments - 1)
+        end = min(2 + step * (segments - 1), length + 1)
+        theirs = list(range(1, end, step)) if step > 0 else [1] * segments
+        assert (test_segments(length, segments, span, "ends") + 1).tolist() == theirs
+
+
+def test_tsn_rule_is_symmetric_in_time_but_for_whole_middles():
+    for length, segments, span in SHAPES:
+        starts = max(length - span + 1, 1)
+        forwards = test_segments(length, segments, span)
+        backwards = (starts - 1 - forwards)[::-1]  # the same stacks, counted from the other end
+        whole = starts * (2 * np.arange(segments) + 1) % (2 * segments) == 0
+        assert (forwards - backwards).tolist() == whole.astype(int).tolist(), (length, segments, span)
+
+
+def test_dense_clip_in_the_middle_or_anywhere_it_fits():
+    assert dense_clip(20, 4, 3, None).tolist() == [5, 8, 11, 14]
+    rng = np.random.default_rng(0)
+    starts = {int(dense_clip(12, 4, 3, rng)[0]) for _ in range(100)}
+    assert starts == {0, 1, 2}
+
+
+@pytest.mark.parametrize("rng", [None, np.random.default_rng(0)])
+def test_dense_clip_loops_a_short_video(rng):
+    assert dense_clip(5, 4, 2, rng).tolist() == [0, 2, 4, 1]
+    assert dense_clip(1, 3, 2, rng).tolist() == [0, 0, 0]
+
+
+def test_stacks_repeat_the_last_item():
+    assert stack_indices(np.array([0, 3]), 4, 5).tolist() == [[0, 1, 2, 3], [3, 4, 4, 4]]
+    assert stack_indices(np.array([0]), 3, 1).tolist() == [[0, 0, 0]]
+
+
+def test_errors_name_what_is_wrong():
+    with pytest.raises(ValueError, match="length 0"):
+        test_segments(0, 3, 1)
+    with pytest.raises(ValueError, match="'middle'"):
+        test_segments(10, 3, 1, "middle")

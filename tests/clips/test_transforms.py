@@ -1,0 +1,153 @@
+import cv2
+import numpy as np
+import pytest
+
+from reaction.clips.transforms import (
+    Crop,
+    apply_crop,
+    crop_sizes,
+    fixed_offsets,
+    flip,
+    multi_scale_crop,
+    normalise,
+    test_crops,
+)
+
+TSN_SCALES = (1.0, 0.875, 0.75, 0.66)
+
+
+def test_fixed_offsets_of_the_paper():
+    rows = {0: [0, 58, 116], 16: [0, 58, 116], 32: [0, 58, 116], 8: [29, 87], 24: [29, 87]}
+    by_hand = {(x, y) for y, row in rows.items() for x in row}
+    offsets = fixed_offsets(340, 256, 224, 224)
+    assert len(offsets) == 13
+    assert set(offsets) == by_hand
+    assert fixed_offsets(341, 341, 299, 299)[3] == (40, 40)  # 4 * (42 // 4): two pixels before the edge
+
+
+def test_crop_sizes_of_the_paper():
+    sides = [256, 224, 192, 168]
+    allowed = {(w, h) for w in sides for h in sides if abs(sides.index(w) - sides.index(h)) <= 1}
+    pairs = crop_sizes(340, 256, input=224, scales=TSN_SCALES)
+    assert len(pairs) == len(allowed) == 10
+    assert set(pairs) == allowed
+
+
+def test_a_side_close_to_the_input_becomes_the_input_if_it_fits():
+    assert crop_sizes(300, 258, input=224, scales=[0.875]) == [(224, 224)]  # int(225.75) = 225
+    assert crop_sizes(300, 260, input=224, scales=[0.875]) == [(227, 227)]
+    assert crop_sizes(400, 297, input=299, scales=[1.0]) == [(297, 297)]
+
+
+def test_multi_scale_crops_are_all_sizes_at_all_fixed_offsets():
+    rng = np.random.default_rng(0)
+    law = {"input": 30, "scales": TSN_SCALES}
+    drawn = {multi_scale_crop(57, 40, fixed_offsets=True, rng=rng, **law) for _ in range(4000)}
+    every = {Crop(x, y, w, h) for w, h in crop_sizes(57, 40, **law) for x, y in fixed_offsets(57, 40, w, h)}
+    assert drawn == every
+
+
+def test_free_multi_scale_crops_reach_every_place_and_stay_inside():
+    rng = np.random.default_rng(0)
+    law = {"input": 4, "scales": [0.75], "fixed_offsets": False}
+    drawn = {multi_scale_crop(14, 12, rng=rng, **law) for _ in range(1000)}
+    assert drawn == {Crop(x, y, 9, 9) for x in range(6) for y in range(4)}
+
+
+def test_test_crops_of_the_paper():
+    corners = [Crop(0, 0, 224, 224), Crop(116, 0, 224, 224), Crop(0, 32, 224, 224), Crop(116, 32, 224, 224)]
+    centre = Crop(58, 16, 224, 224)
+    assert test_crops(340, 256, 224, 1) == [(centre, False)]
+    assert test_crops(340, 256, 224, 5) == [(crop, False) for crop in [*corners, centre]]
+    assert test_crops(340, 256, 224, 10)[5:] == [(crop, True) for crop in [*corners, centre]]
+
+
+def test_test_crops_refuse_other_counts_and_small_frames():
+    with pytest.raises(ValueError, match="3 test crops"):
+        test_crops(340, 256, 224, 3)
+    with pytest.raises(ValueError, match="do not fit"):
+        test_crops(340, 200, 224, 10)
+
+
+def ramp(height, width, channels, interleaved):
+    """Channel c holds x + 1000 y + c, in either memory layout."""
+    y, x = np.mgrid[:height, :width]
+    planes = np.stack([x + 1000 * y + c for c in range(channels)]).astype(np.float32)
+    image = np.moveaxis(planes, 0, -1)
+    return np.ascontiguousarray(image) if interleaved else image
+
+
+@pytest.mark.parametrize("interleaved", [True, False])
+@pytest.mark.parametrize("channels", [1, 2, 3, 20])
+@pytest.mark.parametrize("crop", [Crop(3, 5, 16, 12), Crop(0, 0, 40, 30), Crop(8, 2, 24, 24)])
+def test_a_cropped_ramp_in_closed_form(crop, channels, interleaved):
+    size = 24
+    patch = apply_crop(ramp(30, 40, channels, interleaved), crop, size)
+    centres = np.arange(size) + 0.5  # bilinear between pixel centres, the crop's border repeated
+    x = crop.x + np.clip(centres * crop.w / size - 0.5, 0, crop.w - 1)
+    y = crop.y + np.clip(centres * crop.h / size - 0.5, 0, crop.h - 1)
+    expected = x[None, :, None] + 1000 * y[:, None, None] + np.arange(channels)
+    assert patch.shape == (size, size, channels)
+    np.testing.assert_allclose(patch, expected, atol=0.01)  # float32 at 30000
+
+
+def test_both_layouts_give_the_same_bytes():
+    image = np.random.default_rng(0).integers(0, 256, (48, 64, 20), dtype=np.uint8)
+    planar = np.moveaxis(np.ascontiguousarray(np.moveaxis(image, -1, 0)), 0, -1)
+    crop = Crop(7, 3, 42, 36)
+    assert apply_crop(image, crop, 31).dtype == np.uint8
+    np.testing.assert_array_equal(apply_crop(image, crop, 31), apply_crop(planar, crop, 31))
+
+
+def test_a_crop_of_the_inputs_size_is_cut_out_untouched():
+    image = np.random.default_rng(0).integers(0, 256, (48, 64, 3), dtype=np.uint8)
+    np.testing.assert_array_equal(apply_crop(image, Crop(7, 3, 32, 32), 32), image[3:35, 7:39])
+    np.testing.assert_array_equal(apply_crop(image[..., 0], Crop(7, 3, 32, 32), 32), image[3:35, 7:39, 0])
+
+
+@pytest.mark.parametrize("stream", ["rgb", "flow"])
+@pytest.mark.parametrize("shape", [(6, 8, 6), (6, 8)])
+@pytest.mark.parametrize("dtype", [np.uint8, np.float32])
+def test_flipping_twice_changes_nothing(stream, shape, dtype):
+    image = np.random.default_rng(0).integers(0, 256, shape).astype(dtype)
+    before = image.copy()
+    np.testing.assert_array_equal(flip(flip(image, stream), stream), image)
+    np.testing.assert_array_equal(image, before)
+
+
+def test_flip_mirrors_and_only_x_flow_changes_sign():
+    image = np.arange(24, dtype=np.float32).reshape(2, 3, 4)
+    mirrored = image[:, ::-1]
+    np.testing.assert_array_equal(flip(image, "rgb"), mirrored)
+    np.testing.assert_array_equal(flip(image, "flow"), mirrored * [-1, 1, -1, 1])
+    np.testing.assert_array_equal(flip(image[..., 0], "flow"), mirrored[..., 0])
+    with pytest.raises(ValueError, match="'depth'"):
+        flip(image, "depth")
+
+
+def test_bytes_and_normalised_values_flip_alike():
+    stored = np.random.default_rng(0).integers(0, 256, (6, 8, 4), dtype=np.uint8)
+    np.testing.assert_allclose(normalise(flip(stored, "flow")), flip(normalise(stored), "flow"), atol=1e-6)
+
+
+def test_flipped_flow_is_the_flow_of_the_flipped_scene():
+    noise = np.random.default_rng(0).integers(0, 256, (80, 100), dtype=np.uint8)
+    scene = cv2.GaussianBlur(noise, (0, 0), 3)
+    scene = cv2.normalize(scene, None, 0, 255, cv2.NORM_MINMAX)
+    first, second = scene[10:70, 10:90], scene[12:72, 7:87]  # moves by (3, -2)
+    flow = farneback(first, second)
+    mirrored = farneback(np.ascontiguousarray(first[:, ::-1]), np.ascontiguousarray(second[:, ::-1]))
+    inside = np.s_[15:-15, 15:-15]
+    np.testing.assert_allclose(np.median(flow[inside], axis=(0, 1)), [3, -2], atol=0.1)
+    assert np.abs(flip(flow, "flow") - mirrored)[inside].max() < 0.1
+
+
+def farneback(first, second):
+    return cv2.calcOpticalFlowFarneback(first, second, None, 0.5, 3, 15, 5, 5, 1.1, 0)
+
+
+def test_normalise_is_inceptions_rule():
+    values = np.arange(256, dtype=np.uint8)
+    result = normalise(values)
+    assert result.dtype == np.float32
+    np.testing.assert_allclose(result, (values / 255 - 0.5) / 0.5, atol=1e-6)

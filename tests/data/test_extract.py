@@ -1,0 +1,209 @@
+import csv
+
+import av
+import cv2
+import h5py
+import numpy as np
+import pytest
+
+from reaction.data.extract import ExtractionError, Progress, flow_shard, frames_shard, target_size
+from reaction.data.store import Shards, decode_flow, decode_rgb, shard_name, shard_of
+from reaction.files import sha256, write_json
+from reaction.flow import TVL1, dequantise, quantise, tvl1
+
+COLUMNS = ("video", "path", "labels", "group", "frames", "fps", "width", "height", "sha256", "decoder")
+FAST = {"nscales": 2, "warps": 1, "outer_iterations": 2}
+SHARDS = 2
+LENGTHS = {"still": 1, "pair": 2, "long": 21, "another": 5}
+
+
+def scene(number, width=64, height=48):
+    """A smooth texture that moves by (2, 1) pixels a frame."""
+    noise = cv2.GaussianBlur(np.random.default_rng(7).normal(size=(120, 160, 3)), (0, 0), 3)
+    texture = cv2.normalize(noise, None, 0, 255, cv2.NORM_MINMAX).astype(np.uint8)
+    y, x = 60 - number, 80 - 2 * number
+    return np.ascontiguousarray(texture[y : y + height, x : x + width])
+
+
+def write_video(path, frames):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=25, options={"crf": "0", "preset": "ultrafast"})
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv444p"
+        for number in range(frames):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(scene(number))))
+        container.mux(stream.encode(None))
+
+
+def write_index(folder, **changes):
+    """index.csv of `LENGTHS`, whose columns `changes` overwrite for the video "long"."""
+    folder.mkdir(exist_ok=True)
+    with open(folder / "index.csv", "w", newline="") as file:
+        writer = csv.DictWriter(file, COLUMNS)
+        writer.writeheader()
+        for video, frames in LENGTHS.items():
+            path = f"some class/{video}.mp4"
+            row = dict(zip(COLUMNS, (video, path, 0, "g", frames, 25.0, 64, 48), strict=False))
+            row |= {"sha256": sha256(folder.parent / "fetched" / "videos" / path), "decoder": "pyav"}
+            writer.writerow(row | changes if video == "long" else row)
+
+
+def write_config(folder, modality, **config):
+    common = {"modality": modality, "resize": "64x48", "jpeg_quality": 95, "shards": SHARDS}
+    flow = (
+        {"bound": 20.0, "algorithm": "tvl1", "semantics": "opencv-cpu", "parameters": FAST}
+        if modality == "flow"
+        else {}
+    )
+    frozen = {"rule": "frames" if modality == "rgb" else "flow", "recipe": 1, "dataset": "tiny", "name": modality}
+    inputs = {"index": "index", "videos": "fetched"}
+    write_json(folder / modality / "config.json", frozen | {"config": common | flow | config, "inputs": inputs})
+    return folder / modality
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch):
+    for video, frames in LENGTHS.items():
+        write_video(tmp_path / "fetched" / "videos" / "some class" / f"{video}.mp4", frames)
+    write_index(tmp_path / "index")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def extract_all(folder, rule):
+    for shard in range(SHARDS):
+        rule(folder, shard)
+    return Shards(folder)
+
+
+def test_rgb_features_are_the_frames(project):
+    stored = extract_all(write_config(project, "rgb"), frames_shard)
+    assert stored.videos == sorted(LENGTHS)
+    for video, frames in LENGTHS.items():
+        assert stored.length(video) == frames
+        for number, jpeg in enumerate(stored.read(video, range(frames))):
+            assert np.abs(decode_rgb(jpeg).astype(int) - scene(number)).mean() < 4
+
+
+def test_a_video_is_in_the_shard_of_its_name(project):
+    folder = write_config(project, "rgb")
+    extract_all(folder, frames_shard)
+    for shard in range(SHARDS):
+        with h5py.File(folder / shard_name(shard)) as file:
+            names = file["video"].asstr()[:].tolist()
+            assert names == [video for video in LENGTHS if shard_of(video, SHARDS) == shard]
+            assert file["source_sha256"].asstr()[:].tolist() == [
+                sha256(project / "fetched" / "videos" / "some class" / f"{name}.mp4") for name in names
+            ]
+
+
+def test_flow_features_are_the_motion(project):
+    stored = extract_all(write_config(project, "flow"), flow_shard)
+    for video, frames in LENGTHS.items():
+        assert stored.length(video) == max(frames - 1, 1)
+    for jpeg in stored.read("long", range(20)):
+        x, y = np.median(dequantise(decode_flow(jpeg), 20), axis=(1, 2))
+        assert abs(x - 2) < 0.25
+        assert abs(y - 1) < 0.25
+
+
+def test_flow_is_that_of_the_whole_video_at_once(project):
+    """21 frames come in three chunks; the truth is computed from all of them in one."""
+    stored = extract_all(write_config(project, "flow", jpeg_quality=100), flow_shard)
+    with av.open("fetched/videos/some class/long.mp4") as container:
+        frames = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
+    grey = np.stack([cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY) for frame in frames])
+    truth = quantise(tvl1(grey, TVL1(**FAST)), 20)
+    levels = np.stack([decode_flow(jpeg) for jpeg in stored.read("long", range(20))])
+    assert np.abs(levels.astype(int) - truth).max() <= 2
+
+
+def test_single_frame_has_one_still_field(project):
+    stored = extract_all(write_config(project, "flow"), flow_shard)
+    (jpeg,) = stored.read("still", [0])
+    assert (decode_flow(jpeg) == 128).all()
+
+
+def test_attributes_are_the_frozen_config(project):
+    stored = extract_all(write_config(project, "flow"), flow_shard)
+    assert stored.attributes["bound"] == 20.0
+    assert stored.attributes["parameters"] == FAST
+    assert stored.attributes["rule"] == "flow"
+    assert stored.attributes["inputs"] == {"index": "index", "videos": "fetched"}
+
+
+def test_resizing_follows_the_rule(project):
+    stored = extract_all(write_config(project, "rgb", resize="short_side:24"), frames_shard)
+    image = decode_rgb(stored.read("pair", [0])[0])
+    assert image.shape == (24, 32, 3)
+    grey = cv2.cvtColor(scene(0), cv2.COLOR_RGB2GRAY)  # JPEG keeps the chroma at half the size
+    small = grey.reshape(24, 2, 32, 2).mean(axis=(1, 3))  # halving bilinearly averages 2x2 pixels
+    assert np.abs(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY) - small).mean() < 1.5
+
+
+def test_same_shard_twice_is_the_same_file(project):
+    folder = write_config(project, "flow")
+    path = folder / shard_name(shard_of("long", SHARDS))
+    flow_shard(folder, shard_of("long", SHARDS))
+    first = sha256(path)
+    flow_shard(folder, shard_of("long", SHARDS), threads=2)
+    assert sha256(path) == first
+
+
+def test_other_frame_count_than_indexed(project):
+    write_index(project / "index", frames=23)
+    folder = write_config(project, "rgb")
+    with pytest.raises(ExtractionError, match=r"long\.mp4: 21 frames .* counts 23: re-run `reaction index`"):
+        frames_shard(folder, shard_of("long", SHARDS))
+    assert not list(folder.glob("shard-*"))
+
+
+def test_changed_broken_and_missing_videos_are_named(project):
+    folder, path = write_config(project, "rgb"), project / "fetched" / "videos" / "some class" / "long.mp4"
+    path.write_bytes(b"broken")
+    with pytest.raises(ExtractionError, match=r"long\.mp4 has changed since it was indexed"):
+        frames_shard(folder, shard_of("long", SHARDS))
+    write_index(project / "index")
+    with pytest.raises(ExtractionError, match=r"long\.mp4: no frame can be decoded.*although the index counts 21"):
+        frames_shard(folder, shard_of("long", SHARDS))
+    path.unlink()
+    with pytest.raises(ExtractionError, match=r"long\.mp4 of video long is missing"):
+        frames_shard(folder, shard_of("long", SHARDS))
+
+
+def test_shard_that_does_not_exist(project):
+    with pytest.raises(ValueError, match="no shard 2"):
+        frames_shard(write_config(project, "rgb"), 2)
+
+
+@pytest.mark.parametrize(
+    ("size", "rule", "expected"),
+    [
+        ((320, 240), "340x256", (340, 256)),
+        ((240, 320), "340x256", (340, 256)),
+        ((320, 240), "short_side:256", (342, 256)),
+        ((240, 320), "short_side:256", (256, 342)),
+        ((1280, 720), "short_side:256", (456, 256)),
+        ((200, 200), "short_side:255", (255, 255)),
+    ],
+)
+def test_target_size(size, rule, expected):
+    assert target_size(*size, rule) == expected
+
+
+@pytest.mark.parametrize("rule", ["256", "short_side", "340X256", "long_side:256", "340x256 "])
+def test_unknown_resize_rule(rule):
+    with pytest.raises(ValueError, match=r"340x256.*short_side:256"):
+        target_size(320, 240, rule)
+
+
+def test_progress_says_how_long_it_will_take(monkeypatch):
+    clock, lines = [100.0], []
+    monkeypatch.setattr("reaction.data.extract.time.monotonic", lambda: clock[0])
+    progress = Progress("flow", 3, videos=2, frames=3700, report=lines.append)
+    progress.frames_done(4)
+    assert lines == []
+    clock[0] += 10
+    progress.frames_done(6)
+    progress.video_done()
+    assert lines == ["flow shard 3: 0/2 videos, 10/3700 frames, 1.0 frames/s, 1:01:30 left"]

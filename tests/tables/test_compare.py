@@ -1,0 +1,182 @@
+import numpy as np
+import pytest
+
+from reaction.evaluation.fuse import Predictions
+from reaction.evaluation.statistics import exact_binomial
+from reaction.tables.claims import Paper
+from reaction.tables.compare import Result, TableSpec, build_comparisons, build_rows
+
+CLASSES = 4
+
+
+def spec(**changed):
+    described = {
+        "name": "toy",
+        "dataset": "toy",
+        "scale": "paper",
+        "splits": (1, 2, 3),
+        "protocol": "tsn",
+        "methods": ("tsn",),
+        "streams": ("rgb",),
+    }
+    return TableSpec(**(described | changed))
+
+
+def result(hits, *, method="tsn", stream="rgb", split=1, seed=0, first=0, labels=None, of=None, **changed):
+    """A run that is right where `hits` says so; its videos are v<first>, v<first + 1>, ..."""
+    hits = np.asarray(hits, dtype=bool)
+    labels = np.arange(len(hits)) % CLASSES if labels is None else np.asarray(labels)
+    scores = np.eye(CLASSES)[np.where(hits, labels, (labels + 1) % CLASSES)]
+    videos = tuple(f"v{first + position}" for position in range(len(hits)))
+    metrics = {"of": len(hits) if of is None else of, "chance": 1 / CLASSES}
+    folder = f"scores/{method}-{stream}-split{split}-seed{seed}"
+    return Result(method, stream, split, seed, folder, metrics, Predictions(videos, labels, scores), **changed)
+
+
+def hits(right, n):
+    return np.arange(n) < right
+
+
+def paper(*claims):
+    base = {
+        "table": "table1",
+        "method": "theirs",
+        "stream": "rgb",
+        "dataset": "toy",
+        "splits": [1],
+        "metric": "top1",
+        "value": 60.0,
+        "protocol": "25 x 10",
+        "source": "Table 1",
+        "tolerance": 2.5,
+        "reproduced_by": {"method": "tsn", "stream": "rgb"},
+    }
+    head = {"paper": "toy2016", "title": "Toy", "venue": "-", "year": 2016, "url": None, "contradictions": []}
+    return Paper.model_validate(head | {"claims": [base | claim for claim in claims]})
+
+
+@pytest.mark.parametrize(
+    ("right", "verdict"), [(115, "reproduced"), (125, "reproduced"), (114, "differs"), (126, "differs")]
+)
+def test_the_tolerance_decides_and_includes_its_ends(right, verdict):
+    [row] = build_rows(spec(), [result(hits(right, 200))], [paper({})])
+    assert row.ours == pytest.approx(right / 2)
+    assert row.difference == pytest.approx(right / 2 - 60)
+    assert row.verdict == verdict
+    assert (row.n, row.of, row.chance, row.ours_std) == (200, 200, 25.0, None)
+    assert row.source == "toy2016, Table 1"
+    assert row.low < row.ours < row.high
+
+
+@pytest.mark.parametrize(
+    ("changed", "why"),
+    [
+        ({"comparable": False, "why": "scale small"}, "scale small"),
+        ({"of": 240}, "200 of 240 videos tested"),
+        (
+            {"comparable": False, "why": "no ImageNet weights", "of": 201},
+            "no ImageNet weights; 200 of 201 videos tested",
+        ),
+    ],
+)
+def test_a_row_that_cannot_be_compared_is_not_whatever_it_scores(changed, why):
+    [row] = build_rows(spec(), [result(hits(120, 200), **changed)], [paper({})])
+    assert (row.verdict, row.why) == ("not comparable", why)
+    assert row.difference == pytest.approx(0)
+
+
+def test_claims_without_results_and_results_without_claims():
+    [row] = build_rows(spec(), [], [paper({})])
+    assert (row.verdict, row.published, row.ours, row.runs) == ("not run", 60.0, None, "")
+    [row] = build_rows(spec(), [result(hits(1, 2))], [])
+    assert (row.verdict, row.why, row.published) == ("", "no published number", None)
+    [row] = build_rows(spec(), [result(hits(1, 2), comparable=False, why="scale small")], [])
+    assert (row.verdict, row.why) == ("not comparable", "scale small")
+
+
+def test_claims_match_by_method_stream_dataset_splits_and_metric():
+    claims = paper(
+        {"reproduced_by": {"method": "other", "stream": "rgb"}},
+        {"reproduced_by": {"method": "tsn", "stream": "flow"}},
+        {"dataset": "elsewhere"},
+        {"reproduced_by": None, "tolerance": None},
+        {"splits": [1, 2, 3], "value": 70.0},
+        {"metric": "mean_class", "value": 66.0},
+    )
+    rows = build_rows(spec(), [result([1, 1, 0, 0], labels=[0, 0, 0, 1])], [claims])
+    assert [(row.splits, row.metric, row.published, row.verdict) for row in rows] == [
+        ("1", "mean_class", 66.0, "differs"),
+        ("1 2 3", "top1", 70.0, "not run"),
+    ]
+    assert rows[0].ours == pytest.approx(100 * (2 / 3 + 0) / 2)
+
+
+def test_the_mean_over_splits_weighs_splits_equally_and_shows_the_spread_of_runs():
+    runs = [
+        result(hits(60, 100), split=1, seed=0),
+        result(hits(70, 100), split=1, seed=1),
+        result(hits(20, 40), split=2, first=100),
+        result(hits(40, 40), split=3, first=140),
+    ]
+    single, several = build_rows(spec(), runs, [])
+    assert (single.splits, single.n) == ("1", 100)
+    assert single.ours == pytest.approx(65)
+    assert single.ours_std == pytest.approx(np.std([60, 70], ddof=1))
+    assert (several.splits, several.n, several.of) == ("1 2 3", 180, 180)
+    assert several.ours == pytest.approx((65 + 50 + 100) / 3)
+    assert several.ours_std == pytest.approx(np.std([60, 70, 50, 100], ddof=1))
+    assert several.runs.split() == [run.folder for run in runs]
+
+
+def test_seeds_share_the_drawn_videos():
+    """The same run three times is no more certain than once."""
+    outcome = np.random.default_rng(0).random(120) < 0.6
+    [once] = build_rows(spec(), [result(outcome)], [])
+    [thrice] = build_rows(spec(), [result(outcome, seed=seed) for seed in range(3)], [])
+    assert (thrice.low, thrice.high) == pytest.approx((once.low, once.high))
+
+
+def test_a_run_without_misses_still_has_an_interval():
+    [row] = build_rows(spec(), [result(hits(30, 30))], [])
+    assert (row.low, row.high) == pytest.approx(tuple(100 * bound for bound in exact_binomial(30, 30)))
+
+
+@pytest.mark.parametrize(
+    ("right", "why"), [(40, "the stream's ceiling alone, 50.00"), (90, "above the stream's ceiling alone, 50.00")]
+)
+def test_a_ceiling_is_told_and_passing_it_shows(right, why):
+    [row] = build_rows(spec(ceilings={"rgb": 0.5}), [result(hits(right, 100))], [])
+    assert row.why == f"no published number; {why}"
+
+
+def test_the_note_of_a_claim_stays_with_its_row():
+    [row] = build_rows(spec(), [result(hits(3, 5), comparable=False, why="scale small")], [paper({"note": "rounded"})])
+    assert row.why == "scale small; rounded"
+
+
+def test_two_results_for_one_run_are_refused():
+    with pytest.raises(ValueError, match="a table takes one result per run"):
+        build_rows(spec(), [result([1]), result([0])], [])
+
+
+def test_comparisons_are_paired_and_put_into_words():
+    shared = np.random.default_rng(1).random(300) < 0.5
+    better = shared.copy()
+    better[np.flatnonzero(~shared)[:30]] = True
+    runs = [result(better, method="new"), result(shared, method="old"), result(shared, method="old", seed=1)]
+    toy = spec(methods=("new", "old"), comparisons=(("new", "old"), ("old/rgb", "new/rgb"), ("old", "old")))
+    forward, backward, same = build_comparisons(toy, runs)
+    assert forward.difference == pytest.approx(10.0)
+    assert forward.words.startswith("higher by 10.00 (")
+    assert (forward.first, forward.second, forward.splits, forward.n) == ("new/rgb", "old/rgb", "1", 300)
+    assert backward.words == forward.words.replace("higher", "lower")
+    assert same.words == "no difference shown at n = 300"
+
+
+def test_a_comparison_of_streams_runs_over_methods_and_says_what_has_not_run():
+    toy = spec(streams=("rgb", "fusion"), methods=("tsn", "other"), comparisons=(("fusion", "rgb"),))
+    ran, missing = build_comparisons(toy, [result([1, 0]), result([1, 1], stream="fusion")])
+    assert ran.difference == pytest.approx(50.0)
+    assert (missing.words, missing.difference) == ("not run", None)
+    with pytest.raises(ValueError, match="'flow', which is none of tsn/rgb, tsn/fusion"):
+        build_comparisons(spec(streams=("rgb", "fusion"), comparisons=(("flow", "rgb"),)), [])

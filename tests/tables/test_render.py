@@ -1,0 +1,149 @@
+import csv
+import io
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+import yaml
+
+from reaction.evaluation.fuse import evaluate_scores
+from reaction.files import write_json, write_text
+from reaction.tables.figures import class_accuracies, confusion_matrix, training_curves
+from reaction.tables.render import TableError, table
+
+N = 100
+CLAIM = {
+    "table": "table1",
+    "method": "TSN",
+    "stream": "rgb",
+    "dataset": "toy",
+    "splits": [1],
+    "metric": "top1",
+    "value": 62.0,
+    "protocol": "25 frames x 10 crops",
+    "source": "Table 1",
+    "tolerance": 2.5,
+    "reproduced_by": {"method": "tsn", "stream": "rgb"},
+}
+PAPER = {"paper": "toy2016", "title": "T", "venue": "V", "year": 2016, "url": None, "contradictions": []}
+
+
+@pytest.fixture
+def spec(tmp_path, monkeypatch):
+    """A table of one run of 60 % beside a claim of 62 %."""
+    monkeypatch.chdir(tmp_path)
+    write_text("index/classes.txt", "walk\nrun\n")
+    write_json("index/official.json", {"split1": {"train": 5, "test": N}})
+    write_text("toy.yaml", yaml.safe_dump(PAPER | {"claims": [CLAIM]}))
+    write_scores(60)
+    return {
+        "table": "toy",
+        "dataset": "toy",
+        "scale": "paper",
+        "splits": [1],
+        "protocol": "centre",
+        "methods": ["tsn"],
+        "streams": ["rgb", "flow"],
+        "papers": ["toy.yaml"],
+        "ceilings": None,
+        "comparisons": [["tsn/rgb", "tsn/flow"]],
+        "results": [cell()],
+    }
+
+
+def cell(**changed):
+    described = {"method": "tsn", "stream": "rgb", "split": 1, "seed": 0, "folder": "scores/tsn_rgb"}
+    return described | {"comparable": True, "why": ""} | changed
+
+
+def write_scores(right):
+    folder = Path("scores/tsn_rgb")
+    settings = {"method": "tsn", "stream": "rgb", "split": "split1", "seed": 0, "protocol_name": "centre"}
+    settings |= {"before_softmax": True, "maps": None, "protocol": {"segments": 1, "crops": 1, "sampler": "tsn"}}
+    write_json(folder / "config.json", {"config": settings, "inputs": {"index": "index"}})
+    labels = np.arange(N) % 2
+    with h5py.File(folder / "scores.h5", "w") as file:
+        file["video"], file["label"] = [f"v{position}" for position in range(N)], labels
+        file["logits"] = np.eye(2, dtype=np.float32)[np.where(np.arange(N) < right, labels, 1 - labels)][:, None]
+    evaluate_scores(folder)
+
+
+def rows_of(path):
+    return list(csv.DictReader(io.StringIO(Path(path).read_text())))
+
+
+def test_one_edited_score_file_changes_the_cell_and_the_verdict(spec):
+    table(spec, Path("tables/toy.csv"))
+    before, not_run = rows_of("tables/toy.csv")
+    assert (before["ours"], before["difference"], before["verdict"]) == ("60.00", "-2.00", "reproduced")
+    assert (not_run["stream"], not_run["verdict"], not_run["ours"]) == ("flow", "not run", "")
+    with h5py.File("scores/tsn_rgb/scores.h5", "r+") as file:
+        file["logits"][0] = file["logits"][0][:, ::-1]  # one video more is wrong
+    table(spec, Path("tables/toy.csv"))
+    after = rows_of("tables/toy.csv")[0]
+    assert (after["ours"], after["difference"], after["verdict"]) == ("59.00", "-3.00", "differs")
+
+
+def test_all_files_are_written_and_stable(spec):
+    names = ["toy.csv", "toy.md", "toy.tex", "toy_comparisons.csv"]
+    table(spec, Path("tables/toy.csv"))
+    first = [Path("tables", name).read_bytes() for name in names]
+    table(spec, Path("tables/toy.csv"))
+    assert [Path("tables", name).read_bytes() for name in names] == first
+    assert rows_of("tables/toy_comparisons.csv")[0]["words"] == "not run"
+
+
+def test_csv_has_the_fields_of_the_contract_in_order(spec):
+    table(spec, Path("toy.csv"))
+    assert Path("toy.csv").read_text().splitlines()[0] == (
+        "method,stream,dataset,splits,protocol,metric,published,source,ours,ours_std,n,of,low,high,chance,difference,"
+        "tolerance,verdict,why,runs"
+    )
+    assert rows_of("toy.csv")[0]["protocol"] == "centre (paper: 25 frames x 10 crops)"
+
+
+def test_markdown_is_aligned_and_latex_escaped(spec):
+    table(spec, Path("toy.csv"))
+    lines = [line for line in Path("toy.md").read_text().splitlines() if line.startswith("|")][:4]
+    assert len({len(line) for line in lines}) == 1
+    assert "| -2.00 (± 2.5) | reproduced |" in lines[2]
+    latex = Path("toy.tex").read_text()
+    assert latex.count(r"\\") == 3
+    assert r"95 \%" in latex
+    assert r"$\pm$" in latex
+
+
+def test_a_difference_that_rounds_to_zero_has_no_minus_sign(spec):
+    write_text("toy.yaml", yaml.safe_dump(PAPER | {"claims": [CLAIM | {"value": 60.001}]}))
+    table(spec, Path("toy.csv"))
+    assert rows_of("toy.csv")[0]["difference"] == "0.00"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"scael": "paper"}, "table toy: scael: Unexpected keyword argument"),
+        ({"splits": ["one"]}, "table toy: splits.0: Input should be a valid integer"),
+        ({"results": [cell(folder="scores/none")]}, r"scores/none/metrics\.json is missing\. Run `reaction score`"),
+        ({"results": [cell(seed=3)]}, r"has seed 0, the table expects 3"),
+        ({"results": [cell(split=2)]}, r"has split 'split1', the table expects 'split2'"),
+    ],
+)
+def test_errors_name_the_key_or_the_file(spec, change, message):
+    with pytest.raises(TableError, match=message):
+        table(spec | change, Path("toy.csv"))
+
+
+def test_figures_have_the_same_bytes_each_time(tmp_path):
+    history = [{"epoch": epoch, "loss": 1 / epoch, "top1": 1 - 1 / epoch} for epoch in range(1, 5)]
+
+    def draw(folder):
+        confusion_matrix(np.array([[3, 1], [0, 0]]), ["walk", "run"], folder / "confusion.png")
+        training_curves({"rgb": history}, folder / "curves.png")
+        class_accuracies({"rgb": np.array([0.75, np.nan])}, ["walk", "run"], folder / "classes.png")
+        return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+    first = draw(tmp_path / "first")
+    assert sorted(first) == ["classes.png", "confusion.png", "curves.png", "curves.svg"]
+    assert draw(tmp_path / "second") == first

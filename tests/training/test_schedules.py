@@ -1,0 +1,29 @@
+import pytest
+
+from reaction.training.schedules import learning_rate
+
+
+def thesis(progress, warmup_epochs=0.0):
+    return learning_rate(progress, base=1e-3, steps=[30, 250], factor=0.1, warmup_epochs=warmup_epochs)
+
+
+@pytest.mark.parametrize(
+    ("progress", "expected"),
+    [(0.0, 1e-3), (29.999, 1e-3), (30.0, 1e-4), (249.5, 1e-4), (250.0, 1e-5), (1000.0, 1e-5)],
+)
+def test_thesis_schedule_drops_after_epoch_30_and_after_250(progress, expected):
+    assert thesis(progress) == pytest.approx(expected, rel=1e-12)
+
+
+@pytest.mark.parametrize(("progress", "share"), [(0.0, 0.0), (0.25, 0.1), (1.25, 0.5), (2.5, 1.0), (2.6, 1.0)])
+def test_warmup_rises_linearly_over_a_fraction_of_epochs(progress, share):
+    assert thesis(progress, warmup_epochs=2.5) == pytest.approx(share * 1e-3, rel=1e-12)
+
+
+def test_no_steps_means_a_constant_rate():
+    assert learning_rate(7.3, base=0.5, steps=[], factor=0.1, warmup_epochs=0) == 0.5
+
+
+def test_the_area_under_the_schedule_is_its_closed_form():
+    fine = [thesis((k + 0.5) / 100, warmup_epochs=2.0) / 100 for k in range(100 * 300)]
+    assert sum(fine) == pytest.approx(1e-3 * (2 / 2 + 28) + 1e-4 * 220 + 1e-5 * 50, rel=1e-9)

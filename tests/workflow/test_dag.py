@@ -1,0 +1,63 @@
+"""What the shipped workflow would do at full scale, and what it says when it cannot."""
+
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+
+PARAMS = Path(__file__).parents[2] / "params.yaml"
+SHIPPED = yaml.safe_load(PARAMS.read_text())
+
+
+@pytest.fixture(scope="module")
+def shipped(blank, tmp_path_factory):
+    """The project with the parameters it is shipped with, at full scale."""
+    clone = blank.copy(tmp_path_factory.mktemp("shipped") / "project")
+    (clone.folder / "params.yaml").write_text(PARAMS.read_text())
+    return clone
+
+
+def planned(clone, table: str) -> dict[str, int]:
+    output = clone.run("snakemake", f"results/tables/{table}.csv", "--dry-run").stdout
+    return {rule: int(count) for rule, count in re.findall(r"^(\w+) +(\d+)$", output, flags=re.MULTILINE)}
+
+
+@pytest.mark.parametrize("table", list(SHIPPED["tables"]))
+def test_every_table_can_be_planned(shipped, table):
+    described = SHIPPED["tables"][table]
+    runs = len(described["methods"]) * len(described["splits"]) * len(described["seeds"]) * 2
+    plan = planned(shipped, table)
+    assert plan["train"] == plan["score"] == runs
+    assert plan["fuse"] == runs // 2
+    assert plan["frames"] == plan["flow"] == SHIPPED["datasets"][described["dataset"]]["shards"]
+
+
+def test_an_unknown_table_is_refused_with_the_known_ones(shipped):
+    done = shipped.run("snakemake", "results/tables/hmdb15.csv", "--dry-run", check=False)
+    assert done.returncode != 0
+    assert "hmdb51" in done.stdout
+
+
+def test_a_mistake_in_the_parameters_is_explained_before_anything_runs(blank, tmp_path):
+    clone = blank.copy(tmp_path / "project")
+    clone.edit("methods", "tsn", "segmants", value=3)
+    done = clone.run("snakemake", "--dry-run", check=False)
+    assert done.returncode != 0
+    assert "methods.tsn.segmants: unknown key" in done.stdout
+
+
+def test_without_a_network_fetching_says_what_to_do(blank, tmp_path):
+    clone = blank.copy(tmp_path / "project")
+    (clone.folder / "params.yaml").write_text(PARAMS.read_text())
+    for archive in (0, 1):
+        clone.edit("datasets", "hmdb51", "archives", archive, "urls", value=["http://127.0.0.1:9/gone.rar"])
+    done = clone.run("snakemake", "results/tables/hmdb51.csv", "--retries", "0", "--until", "fetch", check=False)
+    assert done.returncode != 0
+    assert "downloads/hmdb51/hmdb51_org.rar" in done.stdout, "where to put the archive"
+    assert "serre.lab.brown.edu" in done.stdout, "the page to get it from"
+
+
+def test_the_workflow_is_in_good_condition(blank):
+    assert "good condition" in blank.run("snakemake", "--lint").stdout
+    blank.run("snakefmt", "--check", "Snakefile", "workflow")

@@ -1,0 +1,106 @@
+"""Snakemake under DVC: every way in which the pair is known to record an old number as new, or to redo days of work."""
+
+from collections import Counter
+
+import yaml
+
+WEIGHT_DECAY = ("methods", "tsn", "streams", "rgb", "weight_decay")
+RETRAINED = Counter(train=1, score=1, fuse=1, table=1)
+
+
+def test_the_first_run_makes_everything_once(made_once):
+    run = made_once.first_run
+    assert run == Counter(
+        fetch=1, index=1, frames=2, flow=2, train=6, gradcam=4, attention_net=2, attend=4, score=6, fuse=3, table=1
+    )
+    assert "not comparable" in made_once.read("results/tables/synthetic.csv")
+
+
+def test_a_finished_project_has_nothing_to_do(made):
+    assert not made.jobs("snakemake")
+    assert not made.jobs("dvc", "repro")
+
+
+def test_a_changed_parameter_through_dvc(made):
+    before = made.read("dvc.lock")
+    made.edit(*WEIGHT_DECAY, value=0.1)
+    assert made.jobs("dvc", "repro") == RETRAINED
+    assert made.read("dvc.lock") != before
+
+
+def test_a_changed_parameter_in_a_fresh_clone_through_dvc(pulled):
+    pulled.edit(*WEIGHT_DECAY, value=0.1)
+    assert pulled.jobs("dvc", "repro") == RETRAINED
+
+
+def test_a_changed_parameter_in_a_fresh_clone_through_snakemake(pulled):
+    assert not pulled.jobs("snakemake")
+    pulled.edit(*WEIGHT_DECAY, value=0.1)
+    assert pulled.jobs("snakemake") == RETRAINED
+
+
+def test_changed_and_changed_back_remakes_the_table_alone(made):
+    table = made.read("results/tables/synthetic.csv")
+    made.edit(*WEIGHT_DECAY, value=0.1)
+    made.jobs("dvc", "repro")
+    assert made.read("results/tables/synthetic.csv") != table, "the runs' names are in the table"
+    made.edit(*WEIGHT_DECAY, value=0.0005)
+    assert made.jobs("dvc", "repro") == Counter(table=1)
+    assert made.read("results/tables/synthetic.csv") == table
+
+
+def test_snakemake_first_then_dvc_recomputes_nothing(made):
+    made.edit(*WEIGHT_DECAY, value=0.1)
+    assert made.jobs("snakemake") == RETRAINED
+    assert not made.jobs("dvc", "repro")
+    assert "up to date" in made.run("dvc", "status").stdout
+
+
+def test_an_experiment_records_the_result_of_its_own_parameter(made):
+    ran = made.jobs("dvc", "exp", "run", "--set-param", "methods.tsn.streams.rgb.weight_decay=0.00001")
+    assert ran == RETRAINED
+    written = yaml.safe_load(made.read("params.yaml"))["methods"]["tsn"]["streams"]["rgb"]["weight_decay"]
+    assert float(written) == 0.00001
+    assert not made.jobs("snakemake"), "DVC writes 1e-05, which is text to Snakemake's reader"
+
+
+def test_a_parameter_of_phase_two_reruns_only_phase_two(made):
+    made.edit("methods", "st_attention", "streams", "flow", "weight_decay", value=0.1)
+    assert made.jobs("snakemake") == RETRAINED
+
+
+def test_another_flow_bound_leaves_rgb_alone(made):
+    made.edit("features", "flow-128x96", "bound", value=6.0)
+    ran = made.jobs("snakemake")
+    assert "frames" not in ran
+    assert "index" not in ran
+    assert ran["flow"] == 2
+    assert ran["train"] == 4, "tsn flow, phase 1 flow, and both nets of phase 2, whose maps or input changed"
+
+
+def test_a_new_method_is_trained_beside_the_old_ones(made):
+    values = yaml.safe_load(made.read("params.yaml"))
+    made.edit("methods", "tsn_k2", value=values["methods"]["tsn"] | {"segments": 2})
+    made.edit("tables", "synthetic", "methods", value=["tsn", "tsn_k2", "st_phase1", "st_attention"])
+    assert made.jobs("dvc", "repro") == Counter(train=2, score=2, fuse=1, table=1)
+
+
+def test_a_changed_claim_retrains_nothing(made):
+    claims = made.folder / "workflow/papers/wang2016.yaml"
+    claims.write_text(claims.read_text() + "\n")
+    assert made.jobs("dvc", "repro") == Counter(table=1)
+
+
+def test_a_run_asked_for_by_no_parameter_is_refused_with_a_reason(made):
+    done = made.run("snakemake", "results/models/synthetic/tsn-rgb-00000000/model.safetensors", check=False)
+    assert done.returncode != 0
+    assert "params.yaml asks for no such artifact" in done.stdout
+
+
+def test_gc_removes_what_is_no_longer_asked_for_and_nothing_else(made):
+    made.edit(*WEIGHT_DECAY, value=0.1)
+    made.jobs("snakemake")
+    assert "3 artifacts" in made.run("reaction", "gc").stdout
+    made.run("reaction", "gc", "--delete")
+    assert not made.jobs("snakemake")
+    assert "unused" not in made.run("reaction", "ls").stdout
