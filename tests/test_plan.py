@@ -99,12 +99,13 @@ def test_nothing_computed_with_the_test_label_enters_a_test():
             assert artifact.inputs["maps"].rule == "attend"
 
 
-def test_steps_move_with_the_epochs_of_a_scale():
+def test_a_scale_brings_its_own_schedule_and_paper_scale_keeps_the_methods():
     plan = Plan(parse(SHIPPED))
-    run = next(a for a in plan.needed("synthetic").values() if a.name.startswith("tsn-rgb"))
-    epochs = SHIPPED["scales"]["tiny"]["epochs"]
-    assert run.config["training"]["epochs"] == epochs
-    assert run.config["training"]["steps"] == [round(30 * epochs / 80), round(60 * epochs / 80)]
+    tiny = next(a for a in plan.needed("synthetic").values() if a.name.startswith("tsn-rgb"))
+    paper = next(a for a in plan.needed("hmdb51").values() if a.name.startswith("tsn-rgb"))
+    assert tiny.config["training"]["epochs"] == SHIPPED["scales"]["tiny"]["epochs"]
+    assert tiny.config["training"]["steps"] == SHIPPED["scales"]["tiny"]["steps"]
+    assert (paper.config["training"]["epochs"], paper.config["training"]["steps"]) == (80, [30, 60])
 
 
 def test_statistics_of_an_untrained_net_are_not_frozen():

@@ -189,7 +189,8 @@ class Scale(Model):
     input: Positive
     features: dict[Stream, str]
     weights: str | None = None
-    epochs: Positive | None = Field(None, description="replaces the recipe's; its steps move in proportion")
+    epochs: Positive | None = None
+    steps: tuple[Positive, ...] | None = Field(None, description="goes with `epochs`")
     batch: Positive | None = None
     learning_rate: Annotated[float, Field(gt=0)] | None = None
     warmup_epochs: Annotated[float, Field(ge=0)] | None = None
@@ -198,6 +199,12 @@ class Scale(Model):
     net_epochs: Positive | None = Field(None, description="for the attention networks")
     layer: str | None = Field(None, description="attention layer, where the recipe's would be a single cell")
     every: Positive | None = None
+
+    @model_validator(mode="after")
+    def _a_whole_schedule(self) -> "Scale":
+        if (self.epochs is None) != (self.steps is None):
+            raise ValueError("`epochs:` and `steps:` of a scale go together")
+        return self
 
 
 class Protocol(Model):

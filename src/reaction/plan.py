@@ -371,12 +371,11 @@ def _stack(recipe: StreamRecipe, stream: str, override: int | None) -> int:
 
 
 def _training(recipe: StreamRecipe, scale: Any) -> dict[str, Any]:
-    """The recipe's schedule under a scale: steps move with the number of epochs."""
-    epochs = scale.epochs or recipe.epochs
+    """The recipe's schedule under a scale."""
     kept = {"factor", "momentum", "weight_decay", "clip_gradient", "precision"}
     return recipe.model_dump(mode="json", include=kept) | {
-        "epochs": epochs,
-        "steps": [max(1, round(step * epochs / recipe.epochs)) for step in recipe.steps],
+        "epochs": scale.epochs or recipe.epochs,
+        "steps": list(recipe.steps if scale.steps is None else scale.steps),
         "batch": scale.batch or recipe.batch,
         "learning_rate": scale.learning_rate or recipe.learning_rate,
         "warmup_epochs": recipe.warmup_epochs if scale.warmup_epochs is None else scale.warmup_epochs,

@@ -24,9 +24,17 @@ def miniature(shipped: dict[str, Any]) -> dict[str, Any]:
     synthetic = values["datasets"]["synthetic"]
     synthetic["shards"] = 2
     synthetic["generator"] |= {"videos": 18, "groups": 3, "frames": [9, 11]}
-    values["scales"]["tiny"] |= {"width": 0.0625, "input": 75, "epochs": 1, "stack": 2, "every": 4}
+    values["scales"]["tiny"] |= {
+        "width": 0.0625,
+        "input": 75,
+        "epochs": 1,
+        "steps": [1],
+        "net_epochs": 1,
+        "stack": 2,
+        "every": 4,
+    }
     values["protocols"]["centre"]["segments"] = 2
-    values["methods"]["st_attention"]["attention"]["net"] |= {"epochs": 1, "hidden": 8, "frames_per_video": 2}
+    values["methods"]["st_attention"]["attention"]["net"] |= {"hidden": 8, "frames_per_video": 2}
     values["tables"] = {"synthetic": values["tables"]["synthetic"] | {"seeds": [0]}}
     return values
 
