@@ -20,12 +20,13 @@ wildcard_constraints:
     dataset="[a-z0-9_]+",
     name="[^/]+",
     shard=r"\d{3}",
+    table="(?!.*_comparisons)[a-z0-9_]+",
 
 
 rule all:
     default_target: True
     input:
-        tables_of(PARAMS.reproduce),
+        reproduced(),
     localrule: True
 
 

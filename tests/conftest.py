@@ -42,6 +42,7 @@ RUN = {
         "weight_decay": 5e-4,
         "clip_gradient": 20.0,
         "precision": "32-true",
+        "holdout": 0.0,
     },
     "augmentation": {"scales": [1.0, 0.875], "fixed_offsets": True, "flip": True},
     "maps": None,

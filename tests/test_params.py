@@ -64,6 +64,7 @@ def test_a_wrong_type_is_named_with_what_was_found(values):
         (("scales", "tiny", "features", "rgb"), "rgb-1x1"),
         (("methods", "st_attention", "init"), "st_phase0"),
         (("methods", "tsn", "weights"), "coco"),
+        (("tables", "synthetic", "comparisons"), [["tsn/rgb", "tsn/audio"]]),
     ],
 )
 def test_a_name_that_does_not_exist_lists_those_that_do(values, path, name):
@@ -79,6 +80,29 @@ def test_a_name_that_does_not_exist_lists_those_that_do(values, path, name):
 def test_flow_features_cannot_be_given_to_the_rgb_stream(values):
     values["scales"]["tiny"]["features"]["rgb"] = "flow-128x96"
     with pytest.raises(ParamsError, match="`flow-128x96` is flow"):
+        parse(values)
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        (("methods", "st_phase1", "init"), "st_attention", r"methods\.st_phase1: .*lead back to it"),
+        (("methods", "st_attention", "streams", "flow", "stack"), 5, r"st_attention\.streams\.flow\.stack: must equal"),
+        (("methods", "st_attention", "map", "entry"), "multiply", r"st_attention\.map: must equal"),
+        (("methods", "st_attention", "attention", "from"), "st_attention", "lead back to it"),
+        (("methods", "tsn", "streams", "rgb", "holdout"), 1.0, r"holdout.*less than 1, got 1\.0"),
+        (("weights", "imagenet", "sha256"), None, "needs `url:` and `sha256:`"),
+        (("protocols", "tsn", "fusion", "flow"), 0, r"protocols\.tsn\.fusion\.flow.*greater than 0"),
+        (("scales", "tiny", "features"), {"rgb": "rgb-128x96"}, r"scales\.tiny\.features: `flow` is none of rgb"),
+        (("tables", "synthetic", "seeds"), [], r"tables\.synthetic\.seeds"),
+    ],
+)
+def test_what_would_fail_after_days_is_refused_at_once(values, path, value, message):
+    node = values
+    for key in path[:-1]:
+        node = node[key]
+    node[path[-1]] = value
+    with pytest.raises(ParamsError, match=message):
         parse(values)
 
 

@@ -1,5 +1,6 @@
 """From parameters to folders: what a change moves, and what it leaves."""
 
+import re
 from collections.abc import Callable
 from copy import deepcopy
 from pathlib import Path
@@ -9,10 +10,11 @@ import yaml
 
 from reaction.data import synthetic
 from reaction.params import parse
-from reaction.plan import KINDS, Plan
+from reaction.plan import FILES, KINDS, Plan
 from reaction.recipes import RECIPES
 
-SHIPPED = yaml.safe_load((Path(__file__).parents[1] / "params.yaml").read_text())
+ROOT = Path(__file__).parents[1]
+SHIPPED = yaml.safe_load((ROOT / "params.yaml").read_text())
 
 
 def moved(change: Callable[[dict], None], table: str = "synthetic") -> set[tuple[str, str, str]]:
@@ -31,6 +33,13 @@ def _identity(artifact) -> tuple[str, str, str]:
 
 def test_every_rule_has_a_recipe_and_a_folder():
     assert set(RECIPES) == set(KINDS)
+
+
+@pytest.mark.parametrize("rule", FILES)
+def test_a_rule_declares_the_files_that_are_waited_for(rule):
+    rules = "\n".join(path.read_text() for path in (ROOT / "workflow/rules").glob("*.smk"))
+    output = re.search(rf"^rule {rule}:\n.*?    output:\n(.*?)\n    \w+:", rules, flags=re.DOTALL | re.MULTILINE)[1]
+    assert sorted(re.findall(r'/([\w.]+)"', output)) == sorted(FILES[rule])
 
 
 def test_the_same_parameters_give_the_same_folders():
@@ -129,6 +138,43 @@ def test_the_ceilings_told_are_those_that_are_proved():
     generator = SHIPPED["datasets"]["synthetic"]["generator"] | {"splits": 3}
     told = Plan(parse(SHIPPED)).table_spec("synthetic")["ceilings"]
     assert told == synthetic.ceilings(synthetic.read_generator(generator))
+
+
+def test_a_holdout_moves_the_training():
+    def change(values):
+        values["methods"]["tsn"]["streams"]["rgb"]["holdout"] = 0.2
+
+    assert moved(change) == {("train", "tsn", "rgb"), ("score", "tsn", "rgb"), ("fuse", "tsn", "fusion")}
+
+
+def test_only_dependent_videos_are_drawn_by_group_and_no_artifact_moves():
+    def change(values):
+        values["datasets"]["synthetic"]["resample"] = "video"
+
+    drawn = {table: Plan(parse(SHIPPED)).table_spec(table)["resample"] for table in SHIPPED["tables"]}
+    assert {table for table, unit in drawn.items() if unit == "group"} == {"synthetic"}
+    assert moved(change) == set()
+
+
+def test_figures_show_every_run_and_each_methods_fusion():
+    plan = Plan(parse(SHIPPED))
+    spec = plan.figure_spec("synthetic")
+    curves = {entry["name"]: entry["folders"] for entry in spec["curves"]}
+    assert list(curves) == [f"{m}/{s}" for m in SHIPPED["tables"]["synthetic"]["methods"] for s in ("rgb", "flow")]
+    trained = [folder for folder, one in plan.needed("synthetic").items() if one.rule == "train"]
+    assert sorted(folder for folders in curves.values() for folder in folders) == sorted(trained)
+    fused = [folder for folder, one in plan.needed("synthetic").items() if one.rule == "fuse"]
+    assert sorted(folder for entry in spec["per_class"] for folder in entry["folders"]) == sorted(fused)
+
+
+def test_a_method_with_one_stream_is_tested_and_drawn_without_fusion():
+    values = deepcopy(SHIPPED)
+    del values["methods"]["tsn"]["streams"]["flow"]
+    for table in values["tables"].values():
+        table["comparisons"] = []
+    plan = Plan(parse(values))
+    assert {result.stream for result in plan.tables["synthetic"] if result.method == "tsn"} == {"rgb"}
+    assert plan.figure_spec("synthetic")["per_class"][0]["name"] == "tsn/rgb"
 
 
 def test_a_mended_link_moves_nothing():

@@ -40,7 +40,7 @@ def _parser() -> argparse.ArgumentParser:
 
     train = _on_folder(commands, "train", "train one stream", _train)
     train.add_argument("--checkpoints", type=Path, required=True, help="resume states go here")
-    train.add_argument("--workers", type=int, default=0, help="processes that load clips")
+    _workers(train)
     train.add_argument("--stop-after", type=float, help="minutes; save and leave with status 75 before they are over")
     _threads(train)
 
@@ -49,7 +49,7 @@ def _parser() -> argparse.ArgumentParser:
     _on_shard(commands, "attend", "predict maps with an attention network", _attend)
 
     score = _on_folder(commands, "score", "score the test videos and evaluate them", _score)
-    score.add_argument("--workers", type=int, default=0, help="processes that load clips")
+    _workers(score)
     _threads(score)
     _on_folder(commands, "fuse", "fuse the scores of two streams and evaluate them", _fuse)
 
@@ -58,11 +58,18 @@ def _parser() -> argparse.ArgumentParser:
     table.add_argument("--spec", required=True, type=json.loads, help="what the table holds, as JSON")
     table.set_defaults(run=_table)
 
+    figure = commands.add_parser("figure", help="draw a table's training curves and accuracies per class")
+    figure.add_argument("stem", type=Path, help="what the files' names begin with")
+    figure.add_argument("--spec", required=True, type=json.loads, help="what is drawn, as JSON")
+    figure.set_defaults(run=_figure)
+
     ls = commands.add_parser("ls", help="list artifacts: what they are, their size, whether params.yaml asks for them")
     ls.set_defaults(run=_ls)
     gc = commands.add_parser("gc", help="remove artifacts that params.yaml no longer asks for")
     gc.add_argument("--delete", action="store_true", help="really remove them; without it they are only listed")
     gc.set_defaults(run=_gc)
+    check = commands.add_parser("check", help="say what this machine lacks, and what that costs")
+    check.set_defaults(run=_check)
     return parser
 
 
@@ -77,6 +84,14 @@ def _on_shard(commands, name: str, text: str, run) -> None:
     command = _on_folder(commands, name, text, run)
     command.add_argument("--shard", type=int, required=True)
     _threads(command)
+
+
+def _workers(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--workers", type=int, help="processes that load clips; unsaid: one fewer than threads")
+
+
+def _loaders(options: argparse.Namespace) -> int:
+    return max(0, options.threads - 1) if options.workers is None else options.workers
 
 
 def _threads(command: argparse.ArgumentParser) -> None:
@@ -124,7 +139,7 @@ def _train(options: argparse.Namespace) -> int | None:
         train_run(
             options.folder,
             checkpoints=options.checkpoints,
-            workers=options.workers,
+            workers=_loaders(options),
             threads=options.threads,
             stop_after=options.stop_after,
         )
@@ -156,7 +171,7 @@ def _score(options: argparse.Namespace) -> None:
     from reaction.evaluation.fuse import evaluate_scores
     from reaction.training.run import score_run
 
-    score_run(options.folder, workers=options.workers, threads=options.threads)
+    score_run(options.folder, workers=_loaders(options), threads=options.threads)
     evaluate_scores(options.folder)
 
 
@@ -172,6 +187,12 @@ def _table(options: argparse.Namespace) -> None:
     table(options.spec, options.csv)
 
 
+def _figure(options: argparse.Namespace) -> None:
+    from reaction.tables.figures import figures
+
+    figures(options.spec, options.stem)
+
+
 def _ls(options: argparse.Namespace) -> None:
     from reaction.catalogue import list_artifacts
 
@@ -182,6 +203,13 @@ def _gc(options: argparse.Namespace) -> None:
     from reaction.catalogue import collect_garbage
 
     collect_garbage(delete=options.delete)
+
+
+def _check(options: argparse.Namespace) -> None:
+    from reaction.machine import missing
+
+    for line in missing():
+        print(line)
 
 
 if __name__ == "__main__":

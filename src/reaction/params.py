@@ -3,7 +3,7 @@
 Unknown keys are errors. Light on purpose: the Snakefile imports this, so nothing here imports torch, OpenCV or HDF5.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 Stream = Literal["rgb", "flow"]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[int, Field(gt=0)]
+AT_LEAST_ONE = Field(min_length=1)
 
 
 class ParamsError(ValueError):
@@ -59,6 +60,9 @@ class Dataset(Model):
     splits: tuple[Positive, ...]
     shards: Positive = Field(description="files per feature; one job each, at most ten minutes of work")
     missing: Literal["error", "allow"] = Field("error", description="what an absent official video means")
+    resample: Literal["video", "group"] = Field(
+        "video", description="what a bootstrap draws: `group` where the videos of a group depend on each other"
+    )
     classes: tuple[str, ...] | None = Field(None, description="keep only these classes")
     mirror: str | None = Field(None, description="its folder in the mirror")
     archives: tuple[Archive, ...] = ()
@@ -115,6 +119,14 @@ class Weights(Model):
     sha256: str | None = None
     first_conv: Literal["cross_modality"] = "cross_modality"
 
+    @model_validator(mode="after")
+    def _where_from(self) -> "Weights":
+        if self.source == "file" and self.path is None:
+            raise ValueError("`source: file` needs `path:`")
+        if self.source == "download" and (self.url is None or self.sha256 is None):
+            raise ValueError("`source: download` needs `url:` and `sha256:`")
+        return self
+
 
 class StreamRecipe(Model):
     """How one stream of a method is trained."""
@@ -134,6 +146,9 @@ class StreamRecipe(Model):
     scales: tuple[Fraction, ...] = Field(description="crop sides relative to the shorter side of the frame")
     fixed_offsets: bool = Field(description="crops at 13 fixed places (TSN) instead of anywhere")
     flip: bool
+    holdout: Annotated[float, Field(ge=0, lt=1)] = Field(
+        description="share of the training groups that chooses the best epoch instead of training"
+    )
 
 
 class MapInput(Model):
@@ -181,6 +196,11 @@ class Method(Model):
     attention: Attention | None = None
     stands_in: str | None = Field(None, description="what differs from the paper's own network, if anything does")
 
+    @property
+    def tested(self) -> tuple[str, ...]:
+        """What gets scores: every stream, and their fusion where there are two."""
+        return (*self.streams, "fusion") if len(self.streams) > 1 else tuple(self.streams)
+
 
 class Scale(Model):
     """What a smaller run changes. The only override there is."""
@@ -195,6 +215,9 @@ class Scale(Model):
     learning_rate: Annotated[float, Field(gt=0)] | None = None
     warmup_epochs: Annotated[float, Field(ge=0)] | None = None
     dropout: Fraction | None = None
+    crops: tuple[Fraction, ...] | None = Field(
+        None, description="instead of the recipe's `scales`, whose small crops lose the actor"
+    )
     stack: Positive | None = Field(None, description="for flow")
     net_epochs: Positive | None = Field(None, description="for the attention networks")
     layer: str | None = Field(None, description="attention layer, where the recipe's would be a single cell")
@@ -207,14 +230,21 @@ class Scale(Model):
         return self
 
 
+class Fusion(Model):
+    """What each stream's scores count for."""
+
+    rgb: Annotated[float, Field(gt=0)]
+    flow: Annotated[float, Field(gt=0)]
+
+
 class Protocol(Model):
     """How a trained run is tested."""
 
     segments: Positive
     crops: Literal[1, 5, 10]
     sampler: Literal["tsn", "ends"]
-    before_softmax: bool
-    fusion: dict[Stream, float]
+    before_softmax: bool = Field(description="views and streams are averaged as logits, not as probabilities")
+    fusion: Fusion
 
 
 class Table(Model):
@@ -222,9 +252,9 @@ class Table(Model):
 
     dataset: str
     scale: str
-    methods: tuple[str, ...]
-    splits: tuple[Positive, ...]
-    seeds: tuple[int, ...]
+    methods: Annotated[tuple[str, ...], AT_LEAST_ONE]
+    splits: Annotated[tuple[Positive, ...], AT_LEAST_ONE]
+    seeds: Annotated[tuple[int, ...], AT_LEAST_ONE]
     protocol: str
     papers: tuple[str, ...]
     comparisons: tuple[tuple[str, str], ...] = Field((), description="pairs of `method/stream` to compare by bootstrap")
@@ -266,27 +296,54 @@ class Params(Model):
         _known(f"{key}.weights", method.weights, self.weights)
         if method.init is not None:
             _known(f"{key}.init", method.init, self.methods)
-            if self.methods[method.init].map != method.map:
-                raise ValueError(f"{key}.map: must equal methods.{method.init}.map, whose weights it starts from")
+            self._check_init(key, method)
         if method.attention is not None:
             _known(f"{key}.attention.from", method.attention.source, self.methods)
             if method.map is None:
                 raise ValueError(f"{key}: `attention:` needs `map:` to say how the maps enter the network")
-            if set(method.streams) != {"rgb", "flow"}:
-                raise ValueError(f"{key}.streams: cross attention needs both rgb and flow")
+            if not {"rgb", "flow"} == set(method.streams) == set(self.methods[method.attention.source].streams):
+                raise ValueError(f"{key}.streams: cross attention needs rgb and flow, here and in `attention.from`")
+        self._check_order(key, method)
+
+    def _check_init(self, key: str, method: Method) -> None:
+        start = self.methods[method.init]
+        if start.map != method.map:
+            raise ValueError(f"{key}.map: must equal methods.{method.init}.map, whose weights it starts from")
+        for stream, recipe in method.streams.items():
+            if stream not in start.streams or start.streams[stream].stack != recipe.stack:
+                raise ValueError(
+                    f"{key}.streams.{stream}.stack: must equal methods.{method.init}'s, whose weights it starts from"
+                )
+
+    def _check_order(self, key: str, method: Method) -> None:
+        """No method may wait for itself, by whatever way round."""
+        waiting, sources = [method], []
+        while waiting:
+            later = waiting.pop()
+            found = {later.init, later.attention.source if later.attention else None} - {None, *sources}
+            sources += found
+            waiting += [self.methods[name] for name in found if name in self.methods]
+        if key.removeprefix("methods.") in sources:
+            raise ValueError(f"{key}: `init:` and `attention.from:` lead back to it")
 
     def _check_table(self, key: str, table: Table) -> None:
         _known(f"{key}.dataset", table.dataset, self.datasets)
         _known(f"{key}.scale", table.scale, self.scales)
         _known(f"{key}.protocol", table.protocol, self.protocols)
+        cells = []
         for method in table.methods:
             _known(f"{key}.methods", method, self.methods)
+            for stream in self.methods[method].streams:
+                _known(f"scales.{table.scale}.features", stream, self.scales[table.scale].features)
+            cells += [f"{method}/{stream}" for stream in self.methods[method].tested]
+        for side in (side for pair in table.comparisons for side in pair):
+            _known(f"{key}.comparisons", side, cells)
         absent = sorted(set(table.splits) - set(self.datasets[table.dataset].splits))
         if absent:
             raise ValueError(f"{key}.splits: {table.dataset} has no split {absent[0]}")
 
 
-def _known(key: str, name: str, among: Mapping[str, Any]) -> None:
+def _known(key: str, name: str, among: Collection[str]) -> None:
     if name not in among:
         raise ValueError(f"{key}: `{name}` is none of {', '.join(among)}")
 

@@ -6,6 +6,7 @@ taken for new, and nothing old is lost. Light on purpose: the Snakefile imports 
 """
 
 import hashlib
+from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -28,13 +29,14 @@ KINDS = {
     "score": "scores",
     "fuse": "scores",
 }
+METRICS = ("metrics.json", "per_class.csv", "confusion.csv", "confusion.png")
 FILES = {
     "fetch": ("videos.csv",),
-    "index": ("index.csv",),
+    "index": ("index.csv", "classes.txt", "official.json", "quarantine.csv"),
     "train": ("model.safetensors", "history.csv", "metrics.json", "provenance.json"),
     "attention_net": ("attention_net.safetensors", "history.csv", "metrics.json"),
-    "score": ("scores.h5", "metrics.json", "per_class.csv", "confusion.csv"),
-    "fuse": ("fusion.h5", "metrics.json", "per_class.csv", "confusion.csv"),
+    "score": ("scores.h5", "provenance.json", *METRICS),
+    "fuse": ("fusion.h5", *METRICS),
 }
 
 
@@ -120,10 +122,9 @@ class Plan:
             for split in table.splits:
                 for seed in table.seeds:
                     run = _Run(table.dataset, method, split, seed, table.scale, table.protocol)
-                    streams = tuple(self.params.methods[method].streams)
-                    results += [Result(method, s, split, seed, self.scores(run, s)) for s in streams]
-                    if len(streams) > 1:
-                        results.append(Result(method, "fusion", split, seed, self.fusion(run)))
+                    for stream in self.params.methods[method].tested:
+                        artifact = self.fusion(run) if stream == "fusion" else self.scores(run, stream)
+                        results.append(Result(method, stream, split, seed, artifact))
         return results
 
     def _once(self, artifact: Artifact) -> Artifact:
@@ -199,7 +200,11 @@ class Plan:
             },
             "weights": weights.model_dump(mode="json"),
             "training": _training(recipe, scale),
-            "augmentation": recipe.model_dump(mode="json", include={"scales", "fixed_offsets", "flip"}),
+            "augmentation": {
+                "scales": list(scale.crops or recipe.scales),
+                "fixed_offsets": recipe.fixed_offsets,
+                "flip": recipe.flip,
+            },
             "maps": _entering_maps(method, method.attention.train_maps if method.attention else None),
         }
 
@@ -287,7 +292,7 @@ class Plan:
             "split": split_name(run.split),
             "seed": run.seed,
             "protocol_name": run.protocol,
-            "weights": dict(protocol.fusion),
+            "weights": protocol.fusion.model_dump(),
             "before_softmax": protocol.before_softmax,
         }
         streams = {stream: self.scores(run, stream) for stream in ("rgb", "flow")}
@@ -306,10 +311,21 @@ class Plan:
             "methods": list(table.methods),
             "streams": ["rgb", "flow", "fusion"],
             "papers": papers(table),
+            "resample": self.params.datasets[table.dataset].resample,
             "ceilings": _ceilings(self.params.datasets[table.dataset]),
             "comparisons": [list(pair) for pair in table.comparisons],
             "results": [self._cell(table, result) for result in self.tables[name]],
         }
+
+    def figure_spec(self, name: str) -> dict[str, Any]:
+        """What the `figure` command draws, as JSON: of every run its history, of every method its classes."""
+        curves, per_class = defaultdict(list), defaultdict(list)
+        for result in self.tables[name]:
+            if result.stream != "fusion":
+                curves[f"{result.method}/{result.stream}"].append(result.artifact.inputs["run"].folder)
+            if result.stream == self.params.methods[result.method].tested[-1]:
+                per_class[f"{result.method}/{result.stream}"].append(result.artifact.folder)
+        return {"curves": _drawn(curves), "per_class": _drawn(per_class)}
 
     def _cell(self, table: Table, result: Result) -> dict[str, Any]:
         why = incomparable(self.params, table, result.method)
@@ -366,13 +382,18 @@ def _ancestry(results: list[Result]) -> Iterator[Artifact]:
         yield from result.artifact.with_ancestors()
 
 
+def _drawn(folders: Mapping[str, list[str]]) -> list[dict[str, Any]]:
+    """One entry per line or bar; a list, since JSON's keys have no order to keep."""
+    return [{"name": name, "folders": found} for name, found in folders.items()]
+
+
 def _stack(recipe: StreamRecipe, stream: str, override: int | None) -> int:
     return override if override is not None and stream == "flow" else recipe.stack
 
 
 def _training(recipe: StreamRecipe, scale: Any) -> dict[str, Any]:
     """The recipe's schedule under a scale."""
-    kept = {"factor", "momentum", "weight_decay", "clip_gradient", "precision"}
+    kept = {"factor", "momentum", "weight_decay", "clip_gradient", "precision", "holdout"}
     return recipe.model_dump(mode="json", include=kept) | {
         "epochs": scale.epochs or recipe.epochs,
         "steps": list(recipe.steps if scale.steps is None else scale.steps),

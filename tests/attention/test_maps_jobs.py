@@ -3,6 +3,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from reaction.attention import gradcam as cam
 from reaction.attention.maps import (
@@ -11,15 +12,16 @@ from reaction.attention.maps import (
     correlation,
     focus_iou,
     gradcam_shard,
-    hold_out,
     load_attention_net,
     train_attention_net,
 )
 from reaction.clips.loader import Stream, WholeFrames
 from reaction.clips.maps import ConstantMaps
 from reaction.data.index import part_videos, read_index
+from reaction.data.splits import hold_out
 from reaction.data.store import Maps, MapWriter, shard_name, shard_of
 from reaction.files import read_json, sha256
+from reaction.models.inception_v3 import FIRST_CONV
 from reaction.training.run import load_run, open_features, train_run
 
 LAYER = "Mixed_6e"
@@ -35,7 +37,7 @@ def phase_one(project, name="first", **changes):
 
 
 def gradcams(project, run, name="gradcam", **changes):
-    config = {"layer": LAYER, "label": "true", "part": "train", "split": "split1", "every": 2, "batch": 2}
+    config = {"layer": LAYER, "label": "true", "part": "train", "split": "split1", "every": 2}
     inputs = project.features("rgb") | {"run": run}
     folder = project.freeze("gradcam", name, config | {"maps": CONSTANT} | changes, inputs)
     for shard in range(2):
@@ -53,7 +55,7 @@ def attention_net(project, run, cams, name="net", **changes):
 
 def learned(project, run, net, name="learned"):
     inputs = project.features("rgb") | {"run": run, "attention_net": str(net)}
-    folder = project.freeze("attend", name, {"layer": LAYER, "every": 2, "batch": 4}, inputs)
+    folder = project.freeze("attend", name, {"layer": LAYER, "every": 2}, inputs)
     for shard in range(2):
         attend_shard(folder, shard)
     return folder
@@ -146,15 +148,22 @@ def test_learned_maps_cover_every_video_and_are_the_networks_sigmoids(small_proj
     assert 0 < stored.min() < stored.max() < 1
 
 
-def test_phase_two_trains_the_other_stream_with_the_maps(small_project):
+def test_phase_two_goes_on_from_phase_one_with_the_other_streams_maps(small_project):
     spatial = phase_one(small_project)
     network = CONCAT["network"] | {"stack": 2}
     temporal = phase_one(small_project, "flow", stream="flow", network=network)
     cams = gradcams(small_project, spatial)
-    maps = {"source": "gradcam-true", "dead": 0.1, "value": None}
-    inputs = {"init": temporal, "maps": cams}
-    phase_one(small_project, "second", stream="flow", network=network, maps=maps, inputs=inputs)
-    assert read_json("results/models/small/second/provenance.json")["weights"]["run"] == temporal
+    options = {"stream": "flow", "network": network, "maps": {"source": "gradcam-true", "dead": 0.1, "value": None}}
+    second = phase_one(small_project, "second", **options, inputs={"init": temporal, "maps": cams})
+    constant = phase_one(small_project, "third", stream="flow", network=network, inputs={"init": temporal})
+    assert read_json(f"{second}/provenance.json")["weights"]["run"] == temporal
+    before, after, unmapped = (map_weights(run) for run in (temporal, second, constant))
+    assert (after - before).abs().max() > 10 * (unmapped - before).abs().max()
+
+
+def map_weights(run):
+    """The first convolution's filters of the map channel, which a constant map cannot teach."""
+    return load_file(f"{run}/model.safetensors")["backbone." + FIRST_CONV][:, -1]
 
 
 def test_dead_maps_are_left_out_and_counted(small_project):
@@ -183,18 +192,6 @@ def test_only_dead_maps_are_an_error(small_project):
             writer.add(video.video, np.zeros(((video.frames + 1) // 2, 5, 5)))
     with pytest.raises(AttentionError, match="dead"):
         attention_net(small_project, run, folder)
-
-
-def test_whole_groups_are_held_out_and_the_seed_chooses_them(small_project):
-    videos = read_index(small_project.index)
-    training, heldout = hold_out(videos, 0.25, seed=0)
-    assert {video.group for video in training}.isdisjoint(video.group for video in heldout)
-    assert len({video.group for video in heldout}) == 2
-    assert len(training) + len(heldout) == len(videos)
-    assert hold_out(videos, 0.25, seed=0) == (training, heldout)
-    assert len({hold_out(videos, 0.25, seed=seed)[1][0].group for seed in range(20)}) > 2
-    with pytest.raises(AttentionError, match="2 groups"):
-        hold_out([video for video in videos if video.group == "g0"], 0.25, seed=0)
 
 
 def test_correlation_is_pearsons_and_zero_for_a_constant():

@@ -65,6 +65,11 @@ def test_hmdb51_lists_that_cannot_be(hmdb_lists, name, text, message):
         hmdb51.read_official(hmdb_lists, splits)
 
 
+def test_what_macos_packs_beside_the_lists_is_no_class(hmdb_lists):
+    put(hmdb_lists / "__MACOSX/testTrainMulti_7030_splits/._wave_test_split1.txt", "\0\5\x16\7", "latin1")
+    assert hmdb51.read_official(hmdb_lists, ["split1"]).classes == ["kick", "kick_ball", "wave"]
+
+
 def test_hmdb51_lists_that_are_missing(tmp_path):
     with pytest.raises(DatasetError, match=r"no <class>_test_split1\.txt: fetch"):
         hmdb51.read_official(tmp_path, ["split1"])
@@ -104,6 +109,12 @@ def test_ucf101_lists_that_cannot_be(ucf_lists, line, message):
     with open(next(ucf_lists.rglob("trainlist01.txt")), "a") as file:
         file.write(line)
     with pytest.raises(DatasetError, match=message):
+        ucf101.read_official(ucf_lists, ["split1"])
+
+
+def test_ucf101_classes_that_cannot_be(ucf_lists):
+    put(ucf_lists / "ucfTrainTestlist/classInd.txt", "1 ApplyEyeMakeup\r\nArchery\r\n")
+    with pytest.raises(DatasetError, match=r"classInd\.txt: expected '<number> <Class>', got 'Archery'"):
         ucf101.read_official(ucf_lists, ["split1"])
 
 
@@ -264,6 +275,8 @@ def test_jhmdb_tubes(mirror):
     official = jhmdb21.read_official(mirror / "jhmdb21", SPLITS)
     boxes = jhmdb21.read_boxes(mirror / "jhmdb21", official.classes)
     class_of = {entry.video: official.classes.index(entry.class_name) for entry in official.entries}
+    assert len(boxes) == 928
+    assert all(set(one.tube.tolist()) == {0} for one in boxes.values()), "one tube per video"
     assert sum(map(len, boxes.values())) == 31_852
     assert {video: set(one.label.tolist()) for video, one in boxes.items()} == {v: {k} for v, k in class_of.items()}
     every = np.concatenate([one.box for one in boxes.values()])

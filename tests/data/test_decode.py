@@ -1,11 +1,13 @@
 """Every decoder and format must give the frames whose numbers are painted into them: 0, 1, ..., n-1."""
 
+import csv
 import os
 import sys
 from fractions import Fraction
 from pathlib import Path
 
 import av
+import cv2
 import numpy as np
 import pytest
 
@@ -228,16 +230,58 @@ def test_missing_file_and_unknown_decoder(folder):
         chunks(folder / "nowhere.avi", decoder="cv2")
 
 
-@pytest.mark.real_data
-def test_original_files_of_the_datasets():
-    """HMDB-51's AVIs have packed B-frames: one frame less than their header says. Counts are those of two decoders."""
+def real_folder(*parts):
     if "REACTION_MIRROR" not in os.environ:
         pytest.skip("REACTION_MIRROR is not set")
-    clips = Path(os.environ["REACTION_MIRROR"]).parent / "clips"
-    if not clips.is_dir():
-        pytest.skip(f"{clips} is missing")
-    hmdb51 = inspect(clips / "TrumanShow_wave_f_nm_np1_fr_med_26.avi")
-    assert (hmdb51.frames, hmdb51.width, hmdb51.height, hmdb51.decoder) == (48, 432, 240, "pyav")
-    ucf101 = inspect(clips / "v_SoccerJuggling_g23_c01.avi")
-    assert (ucf101.frames, ucf101.width, ucf101.height) == (240, 320, 240)
-    assert round(ucf101.fps, 2) == 29.97
+    folder = Path(os.environ["REACTION_MIRROR"]).joinpath(*parts)
+    if not folder.is_dir():
+        pytest.skip(f"{folder} is missing")
+    return folder
+
+
+def decoded_frames(path, decoder):
+    return sum(len(chunk) for chunk in chunks(path, decoder=decoder))
+
+
+# Files as users have them: what OpenCV's reader counts, too. HMDB-51's have packed B-frames, where decord pads.
+ORIGINALS = {
+    "RATRACE_wave_f_nm_np1_fr_goo_37.avi": (72, 560, 240, 30.0, "pyav"),
+    "SchoolRulesHowTheyHelpUs_wave_f_nm_np1_ba_med_0.avi": (74, 320, 240, 30.0, "pyav"),
+    "TrumanShow_wave_f_nm_np1_fr_med_26.avi": (48, 432, 240, 30.0, "pyav"),
+    "hmdb51_Turnk_r_Pippi_Michel_cartwheel_f_cm_np2_le_med_6.avi": (83, 320, 240, 30.0, "pyav"),
+    "v_SoccerJuggling_g23_c01.avi": (240, 320, 240, 29.97, "decord"),
+    "v_SoccerJuggling_g24_c01.avi": (251, 320, 240, 29.97, "decord"),
+    "R6llTwEh07w.mp4": (303, 340, 256, 30.0, "decord"),
+    "SOX5yA1l24A.mp4": (332, 340, 256, 29.97, "decord"),
+    "WUzgd7C1pWA.mp4": (327, 340, 256, 29.97, "decord"),
+}
+
+
+@pytest.mark.real_data
+@pytest.mark.parametrize("name", ORIGINALS)
+def test_original_files_of_the_datasets(name):
+    path = real_folder("..", "clips") / name
+    facts = inspect(path)
+    frames, width, height, fps, decoder = ORIGINALS[name]
+    assert (facts.frames, facts.width, facts.height, round(facts.fps, 2)) == (frames, width, height, fps)
+    assert facts.decoder == (decoder if decode._import_decord() else "pyav")
+    assert facts.warning == ""
+    assert decoded_frames(path, facts.decoder) == frames == opencv_frames(path)
+    if decoder == "pyav" and decode._import_decord():
+        assert decoded_frames(path, "decord") != frames, "decord has been repaired and can be chosen again"
+
+
+def opencv_frames(path):
+    reader, count = cv2.VideoCapture(str(path)), 0
+    while reader.grab():
+        count += 1
+    return count
+
+
+@pytest.mark.real_data
+def test_ucf101_24_clips_have_the_frames_of_their_annotation():
+    folder = real_folder("ucf101_24", "demo_clips")
+    with open(folder / "clips.csv", newline="") as file:
+        announced = {row["path"]: int(row["frames"]) for row in csv.DictReader(file)}
+    assert len(announced) == 9
+    assert {name: decoded_frames(folder / name, "pyav") for name in announced} == announced

@@ -1,4 +1,5 @@
 import csv
+import tracemalloc
 
 import av
 import cv2
@@ -148,6 +149,42 @@ def test_same_shard_twice_is_the_same_file(project):
     first = sha256(path)
     flow_shard(folder, shard_of("long", SHARDS), threads=2)
     assert sha256(path) == first
+
+
+@pytest.mark.parametrize(("modality", "rule"), [("rgb", frames_shard), ("flow", flow_shard)])
+def test_a_killed_shard_is_absent_and_the_next_job_makes_it(project, killed, modality, rule):
+    folder = write_config(project, modality, shards=1)
+    killed(f"reaction.data.extract.{rule.__name__}", "cv2.imencode", 9, folder, 0)
+    assert not list(folder.glob("shard-*"))
+    assert len(list(folder.glob(".writing-*"))) == 1
+    rule(folder, 0)
+    assert sorted(path.name for path in folder.iterdir()) == ["config.json", "shard-000.h5"]
+    assert Shards(folder).videos == sorted(LENGTHS)
+
+
+@pytest.mark.parametrize(("modality", "rule"), [("rgb", frames_shard), ("flow", flow_shard)])
+def test_a_video_of_15_minutes_takes_the_memory_of_a_short_one(project, monkeypatch, modality, rule):
+    """Pixels or flow of a frame are 3 kB or 4 kB here; an item's place in the shard is all that may be kept of it."""
+    folder = write_config(project, modality, resize="32x32")
+    monkeypatch.setattr("reaction.data.extract.tvl1", lambda frames, *_, **__: np.zeros((len(frames) - 1, 2, 32, 32)))
+    monkeypatch.setattr("reaction.data.extract.shard_of", lambda video, shards: int(video == "long"))
+
+    def peak(count):
+        def decoded(path, *, decoder, size):
+            for first in range(0, count, size):
+                yield np.full((min(size, count - first), 32, 32, 3), first % 251, np.uint8)
+
+        monkeypatch.setattr("reaction.data.extract.chunks", decoded)
+        write_index(project / "index", frames=count)
+        tracemalloc.start()
+        rule(folder, 1)
+        bytes_held = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        return bytes_held
+
+    peak(100)  # imports and caches
+    growth = (peak(1100) - peak(100)) / 1000
+    assert growth < 150, f"{growth * 15 * 60 * 25 / 1e6:.0f} MB for a video of 15 minutes"
 
 
 def test_other_frame_count_than_indexed(project):

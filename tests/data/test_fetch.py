@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from reaction.cli import main
 from reaction.data.download import FetchError, download
 from reaction.data.fetch import fetch_dataset
 from reaction.files import write_json
@@ -295,7 +296,8 @@ def tar_of(content: dict[str, bytes]) -> bytes:
     return buffer.getvalue()
 
 
-VIDEOS = tar_of({"clips/wave/a.avi": b"a", "clips/wave/b.avi": b"bb"})
+CLIPS = {"clips/wave/a.avi": b"a", "clips/wave/b.avi": b"bb"}
+VIDEOS = tar_of(CLIPS)
 
 
 @pytest.fixture
@@ -395,6 +397,54 @@ def test_a_kill_while_unpacking_leaves_nothing_that_looks_whole(dataset, monkeyp
     assert not (folder / "videos.csv").exists()
     fetch_dataset(folder, Path("downloads"))
     assert "stale" not in (folder / "videos.csv").read_text()
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    """Every file below the folder, hidden ones included."""
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize(
+    ("function", "call"),
+    [("reaction.data.unpack._write", 2), ("pathlib.Path.rename", 2), ("reaction.data.fetch.sha256", 3)],
+    ids=["while unpacking", "while renaming", "while listing"],
+)
+def test_a_killed_fetch_is_made_good_by_the_next(dataset, killed, function, call):
+    folder = dataset()
+    put("downloads/waves/clips.tar", VIDEOS)
+    killed("reaction.data.fetch.fetch_dataset", function, call, folder)
+    assert not (folder / "videos.csv").exists()
+    fetch_dataset(folder)
+    after = content(folder)
+    assert sorted(after) == ["config.json", "sources.json", "videos.csv", *map("videos/{}".format, sorted(CLIPS))]
+    fetch_dataset(folder)
+    assert content(folder) == after
+
+
+def test_the_hints_say_where_archives_may_be(dataset, monkeypatch, serve):
+    """config.json's `config` is what the folder's name is made of; places and URLs stand beside it."""
+    alive = serve(good, body=VIDEOS)
+    archive = {"name": "clips.tar", "sha256": hashlib.sha256(VIDEOS).hexdigest(), "into": "videos"}
+    config = {"dataset": "waves", "source": "archives", "archives": [archive]}
+    found = archive | {"page": "http://page", "urls": [alive.url], "alternates": ["small.tar"], "bytes": len(VIDEOS)}
+    write_json("results/waves/config.json", {"config": config, "hints": {"mirror": "sea", "archives": [found]}})
+    fetch_dataset("results/waves")
+    from_url = content(Path("results/waves"))
+    assert from_url["videos/clips/wave/b.avi"] == b"bb"
+    assert Path("downloads/waves/clips.bin").is_file()
+    Path("downloads/waves/clips.bin").unlink()
+    put("mirror/sea/small.tar", VIDEOS)
+    monkeypatch.setenv("REACTION_MIRROR", "mirror")
+    fetch_dataset("results/waves")
+    assert len(alive.requests) == 1, "the mirror comes before the server"
+    assert content(Path("results/waves"))["videos.csv"] == from_url["videos.csv"]
+
+
+def test_the_command_tells_what_to_do_without_a_traceback(dataset, capsys):
+    assert main(["fetch", str(dataset(urls=["http://127.0.0.1:9/clips.tar"]))]) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("reaction fetch: clips.tar is nowhere to be had")
+    assert "put it here: downloads/waves/clips.tar" in error
 
 
 def test_a_generated_dataset_needs_no_archive(tmp_path):

@@ -229,6 +229,24 @@ def test_matching_ignores_case_and_normalisation_and_prefers_the_class_folder():
         match([Entry("a", "x", "g"), Entry("A", "x", "g")], [])
 
 
+def files_of(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize(
+    ("function", "call"),
+    [("reaction.data.index._Progress.__call__", 2), ("reaction.data.index.write_text", 1), ("os.replace", 3)],
+    ids=["while decoding", "between two files", "before a rename"],
+)
+def test_a_killed_index_leaves_no_index_and_no_workers(project, killed, function, call):
+    project.build()
+    before = files_of(project.index)
+    killed("reaction.data.index.build_index", function, call, project.index)
+    assert not (project.index / "index.csv").exists(), "not even that of an earlier run"
+    project.build()
+    assert files_of(project.index) == before
+
+
 @pytest.fixture
 def crashing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Path], VideoFacts]:
     """Stands in for decode.inspect: takes its process along for names with `crash`, and the first time for `once`."""

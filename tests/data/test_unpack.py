@@ -41,7 +41,7 @@ def make_zip(path: Path, content: dict[str, bytes]) -> Path:
 
 
 def make_rar(path: Path, content: dict[str, bytes]) -> Path:
-    """A rar of version 4 whose members are stored, by the published layout of its blocks."""
+    """A rar of version 4 whose members are stored, by the published layout of its blocks. Folders end in \\."""
 
     def block(kind: int, flags: int, body: bytes) -> bytes:
         head = struct.pack("<BHH", kind, flags, 7 + len(body)) + body
@@ -49,9 +49,10 @@ def make_rar(path: Path, content: dict[str, bytes]) -> Path:
 
     blocks = [b"Rar!\x1a\x07\x00", block(0x73, 0, bytes(6))]
     for name, data in content.items():
-        sizes = struct.pack("<IIBII", len(data), len(data), 3, zlib.crc32(data), 0)
-        how = struct.pack("<BBHI", 20, 0x30, len(name.encode()), 0o100644)
-        blocks += [block(0x74, 0x8000, sizes + how + name.encode()), data]
+        stored = name.replace("/", "\\").encode()
+        sizes = struct.pack("<IIBII", len(data), len(data), 2, zlib.crc32(data), 0)  # 2: packed on Windows
+        how = struct.pack("<BBHI", 20, 0x30, len(stored), 0x20)
+        blocks += [block(0x74, 0x8000, sizes + how + stored), data]
     path.write_bytes(b"".join([*blocks, block(0x7B, 0x4000, b"")]))
     return path
 
@@ -126,6 +127,16 @@ def test_a_zip_with_a_link_is_refused(tmp_path):
         bundle.writestr(member, "/etc/passwd")
     with pytest.raises(UnpackError, match="a link or device"):
         unpack(tmp_path / "hostile.zip", tmp_path / "out")
+
+
+def test_a_zip_of_an_unknown_compression_is_not_called_damaged(tmp_path):
+    archive = make_zip(tmp_path / "large.zip", {"a.avi": b"a"})
+    written_by_explorer = archive.read_bytes().replace(
+        b"\x14\x00\x00\x00\x08\x00", b"\x14\x00\x00\x00\x09\x00"
+    )  # Deflate64
+    archive.write_bytes(written_by_explorer)
+    with pytest.raises(UnpackError, match=r"large\.zip cannot be read .*compression.*unpack it by hand"):
+        unpack(archive, tmp_path / "out")
 
 
 @pytest.mark.parametrize("mode", ["w", "w:gz", "w:bz2", "w:xz"])

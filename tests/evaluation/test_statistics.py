@@ -11,7 +11,6 @@ from reaction.evaluation.statistics import (
     exact_binomial,
     paired_bootstrap,
     spread,
-    wilson,
 )
 
 
@@ -53,12 +52,6 @@ def test_pairing_removes_what_both_share():
     assert paired.high - paired.low == pytest.approx(2 * poisson_half, rel=0.2)
     assert paired.low > 0
     assert bootstrap(accuracy(better), 400).low < shared.mean()  # unpaired, nothing shows
-
-
-def test_wilson_against_the_published_example():
-    """81 of 263: Newcombe 1998, Table I, method 3."""
-    assert wilson(81, 263) == pytest.approx((0.2553, 0.3662), abs=5e-5)
-    assert wilson(0, 10) == pytest.approx((0, 1.96**2 / (10 + 1.96**2)), abs=1e-4)
 
 
 def test_exact_binomial_against_the_published_example_and_closed_forms():

@@ -1,3 +1,5 @@
+from itertools import product
+
 import numpy as np
 import pytest
 
@@ -136,17 +138,69 @@ def test_seeds_share_the_drawn_videos():
     assert (thrice.low, thrice.high) == pytest.approx((once.low, once.high))
 
 
+def test_groups_that_stand_or_fall_together_are_drawn_as_one():
+    """12 scenes of 6 videos each are no more certain than 12 videos."""
+    outcome = np.random.default_rng(0).random(12) < 0.6
+    scenes = tuple(f"g{number}" for number in range(12) for _ in range(6))
+    [one_by_one] = build_rows(spec(), [result(np.repeat(outcome, 6))], [])
+    [grouped] = build_rows(spec(), [result(np.repeat(outcome, 6), groups=scenes)], [])
+    [few] = build_rows(spec(), [result(outcome)], [])
+    assert (grouped.n, grouped.ours) == (72, pytest.approx(few.ours))
+    assert (grouped.low, grouped.high) == pytest.approx((few.low, few.high))
+    assert grouped.high - grouped.low > 2 * (one_by_one.high - one_by_one.low)
+
+
+def test_groups_of_unequal_size_weigh_by_their_videos():
+    """Three groups have 27 draws, whose accuracies are ratios of sums."""
+    right, size = np.array([3, 0, 1]), np.array([4, 1, 2])
+    draws = [list(draw) for draw in product(range(3), repeat=3)]
+    every = np.array([100 * right[draw].sum() / size[draw].sum() for draw in draws])
+    [row] = build_rows(spec(), [result([1, 1, 1, 0, 0, 1, 0], groups=tuple("aaaabcc"))], [])
+    assert (row.low, row.high) == pytest.approx((every.min(), every.max()))  # each of 1/27 > 2.5 %
+
+
+def test_groups_without_misses_are_as_certain_as_their_number():
+    [row] = build_rows(spec(), [result(hits(6, 6), groups=tuple("aabbcc"))], [])
+    assert row.low == pytest.approx(100 * exact_binomial(3, 3).low)
+
+
+def test_one_video_or_one_group_has_no_interval():
+    toy = spec(methods=("tsn", "old"), comparisons=(("tsn/rgb", "old/rgb"),))
+    runs = [result([1, 0], groups=("g", "g"), method=method) for method in ("tsn", "old")]
+    assert [(row.ours, row.low, row.high) for row in build_rows(toy, runs, [])] == [(50.0, None, None)] * 2
+    [pair] = build_comparisons(toy, runs)
+    assert (pair.difference, pair.low, pair.words) == (0.0, None, "too few videos to say")
+
+
+def test_a_comparison_of_groups_tells_their_number():
+    better, worse = [1, 1, 1, 1, 1, 1], [0, 0, 0, 0, 1, 1]
+    toy = spec(methods=("new", "old"), comparisons=(("new/rgb", "old/rgb"),))
+    runs = [result(hit, method=name, groups=tuple("aabbcc")) for hit, name in ((better, "new"), (worse, "old"))]
+    [pair] = build_comparisons(toy, runs)
+    assert pair.words == "no difference shown at n = 6 in 3 groups", "none of three groups is drawn, 1 time in 27"
+    assert pair.n == 6
+
+
 def test_a_run_without_misses_still_has_an_interval():
     [row] = build_rows(spec(), [result(hits(30, 30))], [])
     assert (row.low, row.high) == pytest.approx(tuple(100 * bound for bound in exact_binomial(30, 30)))
 
 
 @pytest.mark.parametrize(
-    ("right", "why"), [(40, "the stream's ceiling alone, 50.00"), (90, "above the stream's ceiling alone, 50.00")]
+    ("right", "why"),
+    [(40, "this stream alone can know 50.00"), (90, "above the 50.00 that this stream alone can know")],
 )
 def test_a_ceiling_is_told_and_passing_it_shows(right, why):
     [row] = build_rows(spec(ceilings={"rgb": 0.5}), [result(hits(right, 100))], [])
     assert row.why == f"no published number; {why}"
+
+
+def test_a_stream_at_its_ceiling_in_every_group_is_not_above_it_by_rounding():
+    """A third of each scene is right, whatever the draw: the interval is one point, some of it rounded up."""
+    runs = [result([1, 0, 0] * 23, seed=seed, groups=tuple(f"g{k // 3}" for k in range(69))) for seed in range(3)]
+    [row] = build_rows(spec(ceilings={"rgb": 1 / 3}), runs, [])
+    assert row.low == pytest.approx(row.high) == pytest.approx(100 / 3)
+    assert row.why == "no published number; this stream alone can know 33.33"
 
 
 def test_the_note_of_a_claim_stays_with_its_row():
@@ -164,7 +218,9 @@ def test_comparisons_are_paired_and_put_into_words():
     better = shared.copy()
     better[np.flatnonzero(~shared)[:30]] = True
     runs = [result(better, method="new"), result(shared, method="old"), result(shared, method="old", seed=1)]
-    toy = spec(methods=("new", "old"), comparisons=(("new", "old"), ("old/rgb", "new/rgb"), ("old", "old")))
+    toy = spec(
+        methods=("new", "old"), comparisons=(("new/rgb", "old/rgb"), ("old/rgb", "new/rgb"), ("old/rgb", "old/rgb"))
+    )
     forward, backward, same = build_comparisons(toy, runs)
     assert forward.difference == pytest.approx(10.0)
     assert forward.words.startswith("higher by 10.00 (")
@@ -173,10 +229,11 @@ def test_comparisons_are_paired_and_put_into_words():
     assert same.words == "no difference shown at n = 300"
 
 
-def test_a_comparison_of_streams_runs_over_methods_and_says_what_has_not_run():
-    toy = spec(streams=("rgb", "fusion"), methods=("tsn", "other"), comparisons=(("fusion", "rgb"),))
+def test_a_comparison_says_what_has_not_run_and_refuses_a_name_it_does_not_know():
+    pairs = (("tsn/fusion", "tsn/rgb"), ("other/fusion", "other/rgb"))
+    toy = spec(streams=("rgb", "fusion"), methods=("tsn", "other"), comparisons=pairs)
     ran, missing = build_comparisons(toy, [result([1, 0]), result([1, 1], stream="fusion")])
     assert ran.difference == pytest.approx(50.0)
     assert (missing.words, missing.difference) == ("not run", None)
     with pytest.raises(ValueError, match="'flow', which is none of tsn/rgb, tsn/fusion"):
-        build_comparisons(spec(streams=("rgb", "fusion"), comparisons=(("flow", "rgb"),)), [])
+        build_comparisons(spec(streams=("rgb", "fusion"), comparisons=(("flow", "tsn/rgb"),)), [])

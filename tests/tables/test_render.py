@@ -1,5 +1,6 @@
 import csv
 import io
+from dataclasses import replace
 from pathlib import Path
 
 import h5py
@@ -9,8 +10,8 @@ import yaml
 
 from reaction.evaluation.fuse import evaluate_scores
 from reaction.files import write_json, write_text
-from reaction.tables.figures import class_accuracies, confusion_matrix, training_curves
-from reaction.tables.render import TableError, table
+from reaction.tables.compare import build_rows
+from reaction.tables.render import TableError, read_spec, table, to_markdown
 
 N = 100
 CLAIM = {
@@ -69,6 +70,12 @@ def write_scores(right):
     evaluate_scores(folder)
 
 
+def write_index(groups):
+    header = "video,path,labels,group,frames,fps,width,height,sha256,decoder\n"
+    rows = (f"v{position},a.avi,0,{group},9,25.0,96,96,0,pyav\n" for position, group in enumerate(groups))
+    write_text("index/index.csv", header + "".join(rows))
+
+
 def rows_of(path):
     return list(csv.DictReader(io.StringIO(Path(path).read_text())))
 
@@ -120,6 +127,27 @@ def test_a_difference_that_rounds_to_zero_has_no_minus_sign(spec):
     assert rows_of("toy.csv")[0]["difference"] == "0.00"
 
 
+def test_dependent_videos_are_drawn_by_the_groups_of_the_index(spec):
+    table(spec, Path("toy.csv"))
+    by_video = rows_of("toy.csv")[0]
+    assert "bootstrap over videos" in Path("toy.md").read_text()
+    write_index(f"g{position // 10}" for position in range(N))  # the 60 right ones are groups 0 to 5
+    table(spec | {"resample": "group"}, Path("toy.csv"))
+    by_group = rows_of("toy.csv")[0]
+    assert by_group["ours"] == by_video["ours"] == "60.00"
+    assert float(by_group["low"]) < float(by_video["low"]) - 10
+    assert "bootstrap over groups" in Path("toy.md").read_text()
+    write_index(["g0"])
+    with pytest.raises(TableError, match=r"scores/tsn_rgb scored 'v1', which index/index\.csv does not list"):
+        table(spec | {"resample": "group"}, Path("toy.csv"))
+
+
+def test_a_column_of_one_digit_is_still_a_markdown_table(spec):
+    row = build_rows(read_spec(spec), [], [])[0]
+    lines = to_markdown(read_spec(spec), [replace(row, ours=1.0, n=6, of=6, verdict="")], []).splitlines()
+    assert all(set(cell) >= {"-"} for cell in lines[1].strip("| ").split(" | "))
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -133,17 +161,3 @@ def test_a_difference_that_rounds_to_zero_has_no_minus_sign(spec):
 def test_errors_name_the_key_or_the_file(spec, change, message):
     with pytest.raises(TableError, match=message):
         table(spec | change, Path("toy.csv"))
-
-
-def test_figures_have_the_same_bytes_each_time(tmp_path):
-    history = [{"epoch": epoch, "loss": 1 / epoch, "top1": 1 - 1 / epoch} for epoch in range(1, 5)]
-
-    def draw(folder):
-        confusion_matrix(np.array([[3, 1], [0, 0]]), ["walk", "run"], folder / "confusion.png")
-        training_curves({"rgb": history}, folder / "curves.png")
-        class_accuracies({"rgb": np.array([0.75, np.nan])}, ["walk", "run"], folder / "classes.png")
-        return {path.name: path.read_bytes() for path in folder.iterdir()}
-
-    first = draw(tmp_path / "first")
-    assert sorted(first) == ["classes.png", "confusion.png", "curves.png", "curves.svg"]
-    assert draw(tmp_path / "second") == first

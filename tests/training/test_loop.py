@@ -3,6 +3,7 @@
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ import torch
 from torch import nn
 
 from reaction.training import checkpoint, loop
-from reaction.training.loop import Recipe, StopEarly, TrainingError, epoch_batches, parameter_groups, train
+from reaction.training.loop import Recipe, StopEarly, TrainingError, best_row, epoch_batches, parameter_groups, train
 
 EPOCHS = 6
 
@@ -19,8 +20,9 @@ EPOCHS = 6
 class Clips(torch.utils.data.Dataset):
     """Noise around one pattern per class; the noise depends on (seed, epoch, index) as that of TrainClips does."""
 
-    def __init__(self, count=12, classes=3, noise=0.5, pause=0.0):
-        self.count, self.classes, self.noise, self.pause, self.epoch = count, classes, noise, pause, 0
+    def __init__(self, count=12, classes=3, noise=0.5, pause=0.0, seed=0):
+        self.count, self.classes, self.noise, self.pause, self.seed = count, classes, noise, pause, seed
+        self.epoch = 0
         self.patterns = np.random.default_rng(0).normal(size=(classes, 2, 3, 8, 8))
 
     def __len__(self):
@@ -31,7 +33,7 @@ class Clips(torch.utils.data.Dataset):
 
     def __getitem__(self, index):
         time.sleep(self.pause)
-        noise = np.random.default_rng([0, self.epoch, index]).normal(scale=self.noise, size=(2, 3, 8, 8))
+        noise = np.random.default_rng([self.seed, self.epoch, index]).normal(scale=self.noise, size=(2, 3, 8, 8))
         label = index % self.classes
         clip = torch.tensor(self.patterns[label] + noise, dtype=torch.float32)
         return {"clip": clip, "label": torch.tensor(label), "index": torch.tensor(index)}
@@ -40,10 +42,10 @@ class Clips(torch.utils.data.Dataset):
 class Net(nn.Module):
     """Convolution, BatchNorm, dropout, linear: everything whose state a resumed run must get right."""
 
-    def __init__(self, classes=3, dropout=0.3):
+    def __init__(self, classes=3, dropout=0.3, normalised=True):
         super().__init__()
         self.conv = nn.Conv2d(3, 8, 3, bias=False)
-        self.bn = nn.BatchNorm2d(8)
+        self.bn = nn.BatchNorm2d(8) if normalised else nn.Identity()
         self.drop = nn.Dropout(dropout)
         self.fc = nn.Linear(8, classes)
 
@@ -63,15 +65,30 @@ def recipe(**changes):
 
 
 def run(folder, model=None, clips=None, **options):
-    torch.set_num_threads(1)
-    model = model or net()
-    settings = {"seed": 3, "identity": "run-1", "report": lambda line: None} | options
-    history = train(model, clips or Clips(), settings.pop("recipe", recipe()), checkpoints=Path(folder), **settings)
+    model, history, _ = run_measured(folder, model, clips, **({"heldout": None} | options))
     return model, history
 
 
+def run_measured(folder, model=None, clips=None, **options):
+    """The same with held-out clips; the best weights come third."""
+    torch.set_num_threads(1)
+    model = model or net()
+    usual = {"seed": 3, "identity": "run-1", "recipe": recipe(), "heldout": heldout(), "report": lambda line: None}
+    settings = usual | options
+    history, best = train(model, clips or Clips(), settings.pop("recipe"), checkpoints=Path(folder), **settings)
+    return model, history, best
+
+
+def heldout():
+    return Clips(count=7, noise=2.0, seed=1)
+
+
 def same_weights(a, b):
-    return all(torch.equal(x, y) for x, y in zip(a.state_dict().values(), b.state_dict().values(), strict=True))
+    return same_tensors(a.state_dict(), b.state_dict())
+
+
+def same_tensors(a, b):
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
 
 
 def without_seconds(history):
@@ -169,7 +186,7 @@ def test_stopped_for_time_and_continued_is_bitwise_uninterrupted(tmp_path):
 
 
 def test_killed_in_an_epoch_and_continued_is_bitwise_uninterrupted(tmp_path):
-    whole, history = run(tmp_path / "whole")
+    whole, history, best = run_measured(tmp_path / "whole")
     command = [sys.executable, __file__, str(tmp_path / "killed")]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         for line in process.stdout:
@@ -178,9 +195,57 @@ def test_killed_in_an_epoch_and_continued_is_bitwise_uninterrupted(tmp_path):
     assert process.returncode == -9
     saved = checkpoint.load(tmp_path / "killed/last.pt", identity="run-1")
     assert 2 <= len(saved["history"]) < EPOCHS
-    model, resumed = run(tmp_path / "killed", net(seed=9))
+    model, resumed, resumed_best = run_measured(tmp_path / "killed", net(seed=9))
     assert same_weights(whole, model)
+    assert same_tensors(best, resumed_best)
     assert without_seconds(resumed) == without_seconds(history)
+
+
+def test_measuring_held_out_clips_changes_nothing_about_the_training(tmp_path):
+    plain, history = run(tmp_path / "plain")
+    measured, columns, _ = run_measured(tmp_path / "measured")
+    assert same_weights(plain, measured)
+    assert list(columns[0]) == ["epoch", "loss", "top1", "val_loss", "val_top1", "learning_rate", "seconds"]
+    rest = [{key: value for key, value in row.items() if not key.startswith("val_")} for row in columns]
+    assert without_seconds(rest) == without_seconds(history)
+
+
+def test_the_held_out_columns_are_those_of_the_epochs_weights_in_evaluation_mode(tmp_path):
+    model, history, _ = run_measured(tmp_path)
+    model.eval()
+    clips = [heldout()[k] for k in range(7)]
+    logits = torch.cat([model(item["clip"][None]) for item in clips])
+    labels = torch.stack([item["label"] for item in clips])
+    assert history[-1]["val_loss"] == pytest.approx(nn.functional.cross_entropy(logits, labels).item(), rel=1e-5)
+    assert history[-1]["val_top1"] == pytest.approx((logits.argmax(1) == labels).double().mean().item())
+
+
+def test_the_best_weights_are_those_the_training_had_at_its_best_epoch(tmp_path):
+    shaky = recipe(learning_rate=0.4, steps=(), clip_gradient=None)
+    model, history, best = run_measured(tmp_path / "whole", recipe=shaky)
+    epoch = best_row(history)["epoch"]
+    assert epoch < EPOCHS - 1
+    assert not same_tensors(best, model.state_dict())
+    stopped, _, _ = run_measured(tmp_path / "stopped", recipe=replace(shaky, epochs=epoch + 1))
+    assert same_tensors(best, stopped.state_dict())
+
+
+def test_the_best_epoch_is_right_most_often_then_surest_then_first():
+    rows = [(0.5, 1.0), (0.7, 2.0), (0.7, 1.5), (0.6, 0.1), (0.7, 1.5)]
+    history = [{"epoch": k, "val_top1": top1, "val_loss": loss} for k, (top1, loss) in enumerate(rows)]
+    assert best_row(history)["epoch"] == 2
+
+
+def test_two_processes_train_and_measure_as_one(tmp_path):
+    """But for BatchNorm, which sees a process's own share."""
+    model, history, _ = run_measured(tmp_path / "one", net(normalised=False, dropout=0.0))
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", __file__]
+    subprocess.run([*command, str(tmp_path / "two"), "unnormalised"], check=True, capture_output=True)
+    saved = checkpoint.load(tmp_path / "two/last.pt", identity="run-1")
+    for name, value in model.state_dict().items():
+        torch.testing.assert_close(saved["model"][name], value, rtol=1e-4, atol=1e-6)
+    for ours, theirs in zip(history, saved["history"], strict=True):
+        assert without_seconds([theirs])[0] == pytest.approx(without_seconds([ours])[0], rel=1e-4)
 
 
 def test_a_finished_state_returns_at_once(tmp_path):
@@ -219,4 +284,5 @@ def test_the_progress_line_says_where_how_well_how_fast_and_how_long(tmp_path):
 
 if __name__ == "__main__":
     loop.SECONDS_BETWEEN_CHECKPOINTS = 0
-    run(sys.argv[1], clips=Clips(pause=0.02), report=lambda line: print(line, flush=True))
+    plain = {"normalised": False, "dropout": 0.0} if sys.argv[2:] == ["unnormalised"] else {}
+    run_measured(sys.argv[1], net(**plain), Clips(pause=0.02), report=lambda line: print(line, flush=True))

@@ -1,3 +1,4 @@
+import csv
 import json
 from pathlib import Path
 
@@ -9,14 +10,29 @@ from safetensors.torch import load_file
 
 from reaction.clips.loader import Stream, TestClips
 from reaction.clips.maps import ConstantMaps
-from reaction.data.index import part_videos
-from reaction.data.store import StoreError
+from reaction.clips.samplers import train_segments
+from reaction.data.index import part_videos, read_index
+from reaction.data.splits import hold_out
+from reaction.data.store import MapWriter, StoreError, shard_name
 from reaction.files import read_json, sha256, write_json
 from reaction.models.inception_v3 import FIRST_CONV
+from reaction.models.weights import WeightsError
 from reaction.training.loop import StopEarly
-from reaction.training.run import RunError, entering_maps, load_run, open_features, score_run, train_run
+from reaction.training.run import (
+    MODEL,
+    RunError,
+    entering_maps,
+    load_run,
+    open_features,
+    score_run,
+    train_run,
+    training_clips,
+    write_rows,
+)
 
 CONCAT = {"network": {"entry": "concat", "map_channel": "zero"}, "maps": {"source": "constant", "value": 0.1}}
+LEARNED = {"source": "learned", "dead": 0.1}
+FIRST_BN = "Conv2d_1a_3x3.bn."
 PROTOCOL = {"segments": 3, "crops": 10, "sampler": "tsn"}
 
 
@@ -26,11 +42,28 @@ def trained(project, name, **changes):
     return Path(folder)
 
 
-def scored(project, name, run, *, stream="rgb", maps=None, workers=0):
+def scored(project, name, run, *, stream="rgb", maps=None, workers=0, inputs=None):
     config = {"split": "split1", "protocol": PROTOCOL, "maps": maps}
-    folder = project.freeze("score", name, config, project.features(stream) | {"run": str(run)})
+    folder = project.freeze("score", name, config, project.features(stream) | {"run": str(run)} | (inputs or {}))
     score_run(folder, workers=workers)
     return Path(folder)
+
+
+def flat_maps(project, name, value, *, every=1, shortfall=0):
+    """A folder of learned maps for every video; `value(video, k)` fills the k-th one, `shortfall` are missing."""
+    folder = Path(project.freeze("attend", name, {}, {}))
+    with MapWriter(folder / shard_name(0), {"every": every, "normalise": False}) as writer:
+        for video in read_index(project.index):
+            values = [value(video, k) for k in range(-(-(video.frames - shortfall) // every))]
+            writer.add(video.video, np.array(values, np.float32)[:, None, None] * np.ones((1, 5, 5), np.float32))
+    return str(folder)
+
+
+def relabelled(project):
+    """The index with labels that the pictures do not show."""
+    path = Path(project.index, "index.csv")
+    rows = list(csv.DictReader(path.read_text().splitlines()))
+    write_rows(path, [row | {"labels": k // 2 % 2} for k, row in enumerate(rows)])
 
 
 def test_a_run_leaves_its_four_files_and_no_checkpoint(small_project):
@@ -114,6 +147,100 @@ def test_phase_two_starts_from_the_weights_of_phase_one(small_project):
     assert read_json(second / "provenance.json")["weights"] == {"source": "run", "run": str(first)}
 
 
+@pytest.mark.parametrize("stream", ["rgb", "flow"])
+def test_each_segment_reads_its_own_frames_map_of_the_other_stream(small_project, stream):
+    """Maps made of flow are one fewer than the frames: the last frame takes the last one."""
+
+    def code(video, k):
+        return (8 * int(video.video[-2:]) + k) / 128
+
+    every, shortfall = (2, 1) if stream == "rgb" else (1, 0)
+    maps = flat_maps(small_project, "maps", code, every=every, shortfall=shortfall)
+    network = {"entry": "concat", "map_channel": "mean", "segments": 3, "stack": 1 if stream == "rgb" else 2}
+    inputs = {"maps": maps}
+    folder = small_project.run("run", stream=stream, network=network, maps=LEARNED, inputs=inputs)
+    frozen = read_json(Path(folder, "config.json"))
+    clips, _ = training_clips(frozen["config"], frozen["inputs"])
+    read = set()
+    for epoch in range(3):
+        clips.set_epoch(epoch)
+        for index, video in enumerate(clips.videos):
+            items = video.frames if stream == "rgb" else video.frames - 1
+            starts = train_segments(items, 3, network["stack"], np.random.default_rng([0, epoch, index]))
+            last = -(-(video.frames - shortfall) // every) - 1
+            expected = [code(video, min(start // every, last)) for start in starts.tolist()]
+            got = clips[index]["map"]
+            assert got.flatten(1).std(dim=1).max() < 1e-6
+            np.testing.assert_allclose(got.mean(dim=(1, 2, 3)), expected, atol=1e-6)
+            read |= set(starts.tolist())
+    assert read >= ({0, 1, 2, 3, 4} if stream == "rgb" else {0, 1, 2})
+
+
+@pytest.mark.parametrize("stream", ["rgb", "flow"])
+@pytest.mark.parametrize("entry", ["concat", "multiply"])
+def test_what_only_the_maps_tell_is_learned_and_believed(small_project, entry, stream):
+    relabelled(small_project)
+    right = flat_maps(small_project, "right", lambda video, k: video.labels[0])
+    wrong = flat_maps(small_project, "wrong", lambda video, k: 1 - video.labels[0])
+    training = {"epochs": 30, "batch": 12, "learning_rate": 0.02, "steps": [24], "clip_gradient": None}
+    network = {"entry": entry, "map_channel": "mean", "dropout": 0.0, "segments": 1}
+    changes = {"stream": stream, "network": network, "training": training, "maps": LEARNED}
+    run = trained(small_project, "run", **changes, inputs={"maps": right})
+    assert read_json(run / "metrics.json")["top1"] >= 0.75
+    margins, labels = [], None
+    for maps in (right, wrong):
+        inputs = {"maps": maps}
+        scores = scored(small_project, Path(maps).name, run, stream=stream, maps=LEARNED, inputs=inputs)
+        with h5py.File(scores / "scores.h5") as file:
+            logits, labels = file["logits"][:].mean(axis=1), file["label"][:]
+        margins.append(logits[:, 1] - logits[:, 0])
+    assert (np.sign(margins[0] - margins[1]) == np.where(labels == 1, 1, -1)).all()
+
+
+def test_held_out_groups_choose_the_best_weights_and_never_train(small_project):
+    changes = {"training": {"holdout": 0.3, "epochs": 4}}
+    run = trained(small_project, "run", **changes)
+    videos = part_videos(small_project.index, "split1", "train")
+    training, heldout = hold_out(videos, 0.3, seed=0)
+    frozen = read_json(run / "config.json")
+    clips, measured = training_clips(frozen["config"], frozen["inputs"], 0.3)
+    assert (clips.videos, measured.videos) == (training, heldout)
+    metrics = read_json(run / "metrics.json")
+    assert (metrics["n"], metrics["heldout"]) == (8, 4)
+    rows = list(csv.DictReader((run / "history.csv").read_text().splitlines()))
+    assert list(rows[0])[:5] == ["epoch", "loss", "top1", "val_loss", "val_top1"]
+    best = min(rows, key=lambda row: (-float(row["val_top1"]), float(row["val_loss"])))
+    assert metrics["best"] == {key: float(best[key]) for key in ("epoch", "val_loss", "val_top1")}
+    model, _ = load_run(run)
+    model.load_state_dict(load_file(run / "best.safetensors"))
+    with torch.no_grad():
+        logits = model(torch.stack([measured[k]["clip"] for k in range(4)]))
+    labels = torch.tensor([video.labels[0] for video in heldout])
+    assert torch.nn.functional.cross_entropy(logits, labels).item() == pytest.approx(metrics["best"]["val_loss"], 1e-4)
+
+
+def test_a_run_stopped_again_and_again_keeps_the_same_best_weights(small_project):
+    changes = {"training": {"holdout": 0.3, "epochs": 4, "learning_rate": 0.1}}
+    whole, folder = trained(small_project, "whole", **changes), small_project.run("parts", **changes)
+    for _ in range(3):
+        with pytest.raises(StopEarly):
+            train_run(folder, checkpoints="checkpoints/parts", stop_after=0)
+    train_run(folder, checkpoints="checkpoints/parts")
+    for name in ("model.safetensors", "best.safetensors", "metrics.json"):
+        assert sha256(Path(folder, name)) == sha256(whole / name)
+
+
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+def test_partial_bn_keeps_the_statistics_it_started_from(small_project, precision):
+    first = trained(small_project, "first")
+    training = {"precision": precision, "holdout": 0.3}
+    options = {"network": {"partial_bn": True}, "training": training, "inputs": {"init": str(first)}}
+    before, after = (load_file(run / MODEL) for run in (first, trained(small_project, "second", **options)))
+    moved = {name for name in before if not torch.equal(before[name], after[name])}
+    assert all(FIRST_BN in name for name in moved if ".bn." in name)
+    assert {name for name in before if ".conv." in name} | {f"backbone.{FIRST_BN}running_mean"} <= moved
+
+
 def test_a_start_of_another_shape_is_refused_naming_its_folder(small_project):
     first = trained(small_project, "first")
     folder = small_project.run("second", inputs={"init": str(first)}, **CONCAT)
@@ -143,7 +270,7 @@ def test_pretrained_weights_enter_by_cross_modality_and_are_accounted_for(small_
 def test_a_weights_file_with_another_checksum_is_refused(small_project):
     Path("weights.pth").write_bytes(b"something else")
     weights = {"source": "file", "path": "weights.pth", "sha256": "0cc3c7bd"}
-    with pytest.raises(RunError, match=r"weights\.pth.*0cc3c7bd"):
+    with pytest.raises(WeightsError, match=r"weights\.pth.*0cc3c7bd.*params\.yaml"):
         train_run(small_project.run("run", weights=weights), checkpoints="checkpoints/run")
 
 

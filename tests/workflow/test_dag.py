@@ -55,7 +55,7 @@ def test_without_a_network_fetching_says_what_to_do(blank, tmp_path):
     done = clone.run("snakemake", "results/tables/hmdb51.csv", "--retries", "0", "--until", "fetch", check=False)
     assert done.returncode != 0
     assert "downloads/hmdb51/hmdb51_org.rar" in done.stdout, "where to put the archive"
-    assert "serre.lab.brown.edu" in done.stdout, "the page to get it from"
+    assert SHIPPED["datasets"]["hmdb51"]["archives"][0]["page"] in done.stdout, "the page to get it from"
 
 
 def test_the_workflow_is_in_good_condition(blank):

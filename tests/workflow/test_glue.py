@@ -5,20 +5,29 @@ from collections import Counter
 import yaml
 
 WEIGHT_DECAY = ("methods", "tsn", "streams", "rgb", "weight_decay")
-RETRAINED = Counter(train=1, score=1, fuse=1, table=1)
+RETRAINED = Counter(train=1, score=1, fuse=1, table=1, figure=1)
 
 
 def test_the_first_run_makes_everything_once(made_once):
     run = made_once.first_run
     assert run == Counter(
-        fetch=1, index=1, frames=2, flow=2, train=6, gradcam=4, attention_net=2, attend=4, score=6, fuse=3, table=1
-    )
+        fetch=1, index=1, frames=2, flow=2, train=6, gradcam=4, attention_net=2, attend=4, score=6, fuse=3,
+        table=1, figure=1,
+    )  # fmt: skip
     assert "not comparable" in made_once.read("results/tables/synthetic.csv")
 
 
 def test_a_finished_project_has_nothing_to_do(made):
     assert not made.jobs("snakemake")
     assert not made.jobs("dvc", "repro")
+
+
+def test_the_report_shows_tables_and_figures(made):
+    made.run("snakemake", "--report", "report.html")
+    report = made.read("report.html")
+    for name in ("synthetic.csv", "synthetic_comparisons.csv", "synthetic_curves.svg", "synthetic_per_class.svg"):
+        assert name in report
+    assert "a colour per method" in report, "the captions"
 
 
 def test_a_changed_parameter_through_dvc(made):
@@ -39,13 +48,13 @@ def test_a_changed_parameter_in_a_fresh_clone_through_snakemake(pulled):
     assert pulled.jobs("snakemake") == RETRAINED
 
 
-def test_changed_and_changed_back_remakes_the_table_alone(made):
+def test_changed_and_changed_back_remakes_the_table_and_figures_alone(made):
     table = made.read("results/tables/synthetic.csv")
     made.edit(*WEIGHT_DECAY, value=0.1)
     made.jobs("dvc", "repro")
     assert made.read("results/tables/synthetic.csv") != table, "the runs' names are in the table"
     made.edit(*WEIGHT_DECAY, value=0.0005)
-    assert made.jobs("dvc", "repro") == Counter(table=1)
+    assert made.jobs("dvc", "repro") == Counter(table=1, figure=1)
     assert made.read("results/tables/synthetic.csv") == table
 
 
@@ -82,7 +91,7 @@ def test_a_new_method_is_trained_beside_the_old_ones(made):
     values = yaml.safe_load(made.read("params.yaml"))
     made.edit("methods", "tsn_k2", value=values["methods"]["tsn"] | {"segments": 2})
     made.edit("tables", "synthetic", "methods", value=["tsn", "tsn_k2", "st_phase1", "st_attention"])
-    assert made.jobs("dvc", "repro") == Counter(train=2, score=2, fuse=1, table=1)
+    assert made.jobs("dvc", "repro") == Counter(train=2, score=2, fuse=1, table=1, figure=1)
 
 
 def test_a_changed_claim_retrains_nothing(made):

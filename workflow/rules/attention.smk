@@ -10,9 +10,9 @@ rule gradcam:
         "timings/gradcam/{dataset}/{name}-{shard}.tsv"
     wildcard_constraints:
         name="gradcam-.+",
-    threads: threads_of("attention")
+    threads: by_scale("attention", paper=8, reduced=1)
     resources:
-        gpu=gpus_of("attention"),
+        gpu=by_scale("attention", paper=1, reduced=0),
         mem="8GB",
         runtime="4h",
     params:
@@ -36,9 +36,9 @@ rule attention_net:
     wildcard_constraints:
         name="attention_net-.+",
     retries: 1
-    threads: threads_of("attention")
+    threads: by_scale("attention", paper=8, reduced=1)
     resources:
-        gpu=gpus_of("attention"),
+        gpu=by_scale("attention", paper=1, reduced=0),
         mem="16GB",
         runtime="12h",
     params:
@@ -59,9 +59,9 @@ rule attend:
         "timings/attend/{dataset}/{name}-{shard}.tsv"
     wildcard_constraints:
         name="learned-.+",
-    threads: threads_of("attention")
+    threads: by_scale("attention", paper=8, reduced=1)
     resources:
-        gpu=gpus_of("attention"),
+        gpu=by_scale("attention", paper=1, reduced=0),
         mem="8GB",
         runtime="4h",
     params:

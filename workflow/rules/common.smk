@@ -19,9 +19,8 @@ PLAN = plan.Plan(PARAMS)
 def artifact(kind, wildcards):
     folder = f"results/{kind}/{wildcards.dataset}/{wildcards.name}"
     if folder not in PLAN.artifacts:
-        raise WorkflowError(
-            f"{folder}: params.yaml asks for no such artifact (was it edited since?)"
-        )
+        reason = "params.yaml asks for no such artifact (was it edited since?)"
+        raise WorkflowError(f"{folder}: {reason}")
     return PLAN.artifacts[folder]
 
 
@@ -35,25 +34,14 @@ def needs(kind):
     return paths
 
 
-def full_scale(kind, wildcards):
-    made = artifact(kind, wildcards)
-    run = made.inputs.get("run", made)
-    return run.config["scale"] == "paper"
-
-
 # Nets of a reduced scale are too small to share among threads or to be worth a GPU: they run side by side instead.
-def threads_of(kind):
-    def threads(wildcards):
-        return 8 if full_scale(kind, wildcards) else 1
+def by_scale(kind, paper, reduced):
+    def choose(wildcards):
+        made = artifact(kind, wildcards)
+        run = made.inputs.get("run", made)
+        return paper if run.config["scale"] == "paper" else reduced
 
-    return threads
-
-
-def gpus_of(kind):
-    def gpus(wildcards):
-        return 1 if full_scale(kind, wildcards) else 0
-
-    return gpus
+    return choose
 
 
 def frozen(wildcards):
@@ -62,40 +50,48 @@ def frozen(wildcards):
 
 def files_of(kind):
     """The files of this kind of artifact that the tables under `reproduce:` need."""
-    needed = {
-        folder: one
-        for table in PARAMS.reproduce
-        for folder, one in PLAN.needed(table).items()
-    }
-    return [
-        file
-        for one in needed.values()
-        if plan.KINDS[one.rule] == kind
-        for file in one.files
-    ]
+    needed = {}
+    for table in PARAMS.reproduce:
+        needed |= PLAN.needed(table)
+    made = [one for one in needed.values() if plan.KINDS[one.rule] == kind]
+    return [file for one in made for file in one.files]
 
 
-def tables_of(names):
-    return [f"results/tables/{name}.csv" for name in names]
+def reproduced():
+    """What a bare `snakemake` makes: the tables under `reproduce:` and their figures."""
+    tables = [f"results/tables/{name}.csv" for name in PARAMS.reproduce]
+    return tables + [f"results/figures/{name}_curves.svg" for name in PARAMS.reproduce]
+
+
+def checked(wildcards):
+    """The table's name, if params.yaml has it."""
+    if wildcards.table not in PLAN.tables:
+        known = ", ".join(PLAN.tables)
+        raise WorkflowError(f"params.yaml has no table {wildcards.table}, only {known}")
+    return wildcards.table
 
 
 def results_of(wildcards):
-    """Every file a table is made from: scores, metrics, and the papers' claims."""
-    if wildcards.table not in PLAN.tables:
-        known = ", ".join(PLAN.tables)
-        raise WorkflowError(
-            f"results/tables/{wildcards.table}.csv: params.yaml has no such table, only {known}"
-        )
-    return [
-        file
-        for result in PLAN.tables[wildcards.table]
-        for file in result.artifact.files
-    ]
+    """The scores and metrics that a table is made from."""
+    results = PLAN.tables[checked(wildcards)]
+    return [file for one in results for file in one.artifact.files]
 
 
 def papers_of(wildcards):
-    return plan.papers(PARAMS.tables[wildcards.table])
+    return plan.papers(PARAMS.tables[checked(wildcards)])
 
 
-def spec_of(wildcards):
+def table_spec(wildcards):
     return files.canonical_json(PLAN.table_spec(wildcards.table))
+
+
+def drawn(part, name):
+    def paths(wildcards):
+        entries = PLAN.figure_spec(checked(wildcards))[part]
+        return [f"{folder}/{name}" for one in entries for folder in one["folders"]]
+
+    return paths
+
+
+def figure_spec(wildcards):
+    return files.canonical_json(PLAN.figure_spec(wildcards.table))

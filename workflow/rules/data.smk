@@ -33,7 +33,10 @@ rule index:
         config=ancient("results/data/{dataset}/{name}/config.json"),
         sources=needs("data"),
     output:
-        "results/data/{dataset}/{name}/index.csv",
+        index="results/data/{dataset}/{name}/index.csv",
+        classes="results/data/{dataset}/{name}/classes.txt",
+        official="results/data/{dataset}/{name}/official.json",
+        quarantine="results/data/{dataset}/{name}/quarantine.csv",
     log:
         "logs/index/{dataset}/{name}.log",
     benchmark:
@@ -43,6 +46,6 @@ rule index:
         mem="8GB",
         runtime="4h",
     params:
-        folder=subpath(output[0], parent=True),
+        folder=subpath(output.index, parent=True),
     shell:
         "reaction index {params.folder:q} --threads {threads} > {log:q} 2>&1"

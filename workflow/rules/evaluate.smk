@@ -4,18 +4,20 @@ rule score:
         sources=needs("scores"),
     output:
         scores="results/scores/{dataset}/{name}/scores.h5",
+        provenance="results/scores/{dataset}/{name}/provenance.json",
         metrics="results/scores/{dataset}/{name}/metrics.json",
         per_class="results/scores/{dataset}/{name}/per_class.csv",
         confusion="results/scores/{dataset}/{name}/confusion.csv",
+        picture="results/scores/{dataset}/{name}/confusion.png",
     log:
         "logs/score/{dataset}/{name}.log",
     benchmark:
         "timings/score/{dataset}/{name}.tsv"
     wildcard_constraints:
         name="[^/]+-(rgb|flow)-split[^/]+",
-    threads: threads_of("scores")
+    threads: by_scale("scores", paper=8, reduced=1)
     resources:
-        gpu=gpus_of("scores"),
+        gpu=by_scale("scores", paper=1, reduced=0),
         mem="16GB",
         runtime="12h",
     params:
@@ -33,6 +35,7 @@ rule fuse:
         metrics="results/scores/{dataset}/{name}/metrics.json",
         per_class="results/scores/{dataset}/{name}/per_class.csv",
         confusion="results/scores/{dataset}/{name}/confusion.csv",
+        picture="results/scores/{dataset}/{name}/confusion.png",
     log:
         "logs/fuse/{dataset}/{name}.log",
     wildcard_constraints:

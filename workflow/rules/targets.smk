@@ -25,5 +25,5 @@ rule scores:
 
 rule tables:
     input:
-        tables_of(PARAMS.reproduce),
+        reproduced(),
     localrule: True

@@ -12,9 +12,9 @@ rule train:
     benchmark:
         "timings/train/{dataset}/{name}.tsv"
     retries: 3
-    threads: threads_of("models")
+    threads: by_scale("models", paper=8, reduced=1)
     resources:
-        gpu=gpus_of("models"),
+        gpu=by_scale("models", paper=1, reduced=0),
         mem="32GB",
         runtime="24h",
     params:

@@ -3,8 +3,8 @@
 https://arxiv.org/abs/1610.02391
 
 A map is ReLU(sum_c a_c F_c) with a_c the spatial mean of dz_y / dF_c, z_y the class score before the softmax. Order:
-ReLU, then bilinear up-sampling (align_corners=False), then min-max. Maps are computed as in evaluation mode whatever
-mode the model is in, and leave its flags and gradients as they were.
+ReLU here, bilinear up-sampling (align_corners=False) and min-max when a stored map is read (`reaction.clips.maps`).
+Maps are computed as in evaluation mode whatever mode the model is in, and leave its flags and gradients as they were.
 """
 
 from collections.abc import Iterator
@@ -15,8 +15,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from reaction.models.inception_v3 import LAYERS, InceptionV3
-
-EQUAL = 1e-8
 
 
 def gradcam(model: InceptionV3, x: Tensor, labels: Tensor | None, layer: str = LAYERS[-1]) -> Tensor:
@@ -48,19 +46,6 @@ def closed_form(features: Tensor, fc_weight: Tensor, labels: Tensor) -> Tensor:
 def upsample(maps: Tensor, height: int, width: int) -> Tensor:
     """Maps (B, h, w) to (B, height, width), bilinear with align_corners=False."""
     return F.interpolate(maps[:, None], (height, width), mode="bilinear", align_corners=False)[:, 0]
-
-
-def dead_maps(maps: Tensor) -> Tensor:
-    """Which of the maps (B, H, W) are all-equal and so say nothing: bool (B,)."""
-    return maps.amax((1, 2)) - maps.amin((1, 2)) < EQUAL
-
-
-def normalise_map(upsampled: Tensor, *, dead: float = 0.1) -> Tensor:
-    """Min-max of every map (B, H, W) to [0, 1]; an all-equal map becomes the constant `dead`."""
-    low = upsampled.amin((1, 2), keepdim=True)
-    span = upsampled.amax((1, 2), keepdim=True) - low
-    scaled = (upsampled - low) / span.clamp(min=EQUAL)
-    return torch.where(dead_maps(upsampled)[:, None, None], dead, scaled)
 
 
 def _by_gradient(model: InceptionV3, features: Tensor, labels: Tensor | None, layer: str) -> Tensor:

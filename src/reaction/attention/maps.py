@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from reaction.attention.attention_net import AttentionNet, bce_against, constant_bce, entropy_floor
@@ -21,9 +21,11 @@ from reaction.attention.gradcam import gradcam, upsample
 from reaction.clips.loader import Item, Stream, WholeFrames
 from reaction.clips.maps import FrameMaps, StoredMaps
 from reaction.data.index import Video, part_videos, read_index
+from reaction.data.splits import hold_out
 from reaction.data.store import Maps, MapWriter, Shards, shard_name, shard_of
-from reaction.files import atomic, read_json, write_json
+from reaction.files import read_json, write_json
 from reaction.models.tsn import TSN
+from reaction.models.weights import cpu_copy, write_weights
 from reaction.training.run import be_deterministic, device, entering_maps, load_run, open_features, write_rows
 
 NET = "attention_net.safetensors"
@@ -98,8 +100,7 @@ def train_attention_net(folder: Path | str, threads: int = 1) -> None:
     channels = source.model.backbone.get_submodule(config["layer"]).outputs
     net = AttentionNet(channels, config["hidden"]).to(device())
     history, best = fit(net, data, training, heldout, config)
-    with atomic(folder / NET) as partial:
-        save_file(best, partial)
+    write_weights(folder / NET, best)
     write_rows(folder / "history.csv", history)
     write_json(folder / "metrics.json", summary(history))
 
@@ -114,19 +115,6 @@ def load_attention_net(folder: Path) -> AttentionNet:
     net = AttentionNet(channels, hidden)
     net.load_state_dict(state)
     return net.eval()
-
-
-def hold_out(videos: Sequence[Video], share: float, *, seed: int) -> tuple[list[Video], list[Video]]:
-    """Split videos into those that train and those that measure, by group: `share` of the groups, at least one.
-
-    Clips of one source film resemble each other, so a network that has seen one has nearly seen the other.
-    """
-    groups = sorted({video.group for video in videos})
-    if len(groups) < 2:
-        raise AttentionError(f"holding groups out needs at least 2 groups, the training videos have {len(groups)}")
-    count = min(max(1, round(share * len(groups))), len(groups) - 1)
-    chosen = {groups[k] for k in np.random.default_rng(seed).permutation(len(groups))[:count]}
-    return [v for v in videos if v.group not in chosen], [v for v in videos if v.group in chosen]
 
 
 @dataclass(frozen=True)
@@ -201,7 +189,7 @@ def fit(
         row = {"epoch": epoch, "train_bce": train_bce, "train_dead": dead} | measure(
             net, data, heldout, config["batch"]
         )
-        best = _state(net) if not history or row["heldout_bce"] < min(r["heldout_bce"] for r in history) else best
+        best = cpu_copy(net) if not history or row["heldout_bce"] < min(r["heldout_bce"] for r in history) else best
         history.append(row)
         print(" ".join(f"{key} {value:.4g}" for key, value in row.items()), flush=True)
     return history, best
@@ -325,7 +313,3 @@ def _write_shard(
             pieces = [maps_of(item).cpu().numpy() for item in frames.chunks(index, FRAMES_AT_ONCE)]
             writer.add(video.video, np.concatenate(pieces))
     print(f"{folder / shard_name(shard)}: maps of {len(mine)} videos", flush=True)
-
-
-def _state(net: AttentionNet) -> dict[str, Tensor]:
-    return {name: value.detach().cpu().clone() for name, value in net.state_dict().items()}

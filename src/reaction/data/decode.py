@@ -18,6 +18,7 @@ import numpy as np
 av.logging.set_level(av.logging.PANIC)
 
 DECODERS = ("auto", "decord", "pyav")
+CHUNK = 16  # frames in memory at once: 100 MB of full HD, which a job and its decoder hold about three times
 
 
 class DecodeError(ValueError):
@@ -41,7 +42,7 @@ class VideoFacts:
     warning: str = ""
 
 
-def chunks(path: Path | str, *, decoder: str = "auto", size: int = 64) -> Iterator[np.ndarray]:
+def chunks(path: Path | str, *, decoder: str = "auto", size: int = CHUNK) -> Iterator[np.ndarray]:
     """Yield every frame of the video once and in order, as uint8 RGB (n, H, W, 3) with n <= `size`.
 
     "auto" decodes the video once beforehand to find out which decoder is right; whoever knows it from the index names
@@ -155,7 +156,7 @@ def _decord_count(path: Path | str) -> int:
     if _import_decord() is None:
         return 0
     try:
-        return sum(len(chunk) for chunk in _decord_chunks(path, 64))
+        return sum(len(chunk) for chunk in _decord_chunks(path, CHUNK))
     except DecodeError:
         return 0
 

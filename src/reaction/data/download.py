@@ -19,7 +19,7 @@ TIMEOUT = (20.0, 60.0)  # seconds to connect, and between two blocks
 WEB_PAGE = "a web page instead of the file"
 
 
-class FetchError(RuntimeError):
+class FetchError(ValueError):
     """An archive is nowhere, or what came is not it. The message says what was tried and what to do."""
 
 

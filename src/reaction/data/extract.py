@@ -14,7 +14,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from reaction.data.decode import DecodeError, chunks
+from reaction.data.decode import CHUNK, DecodeError, chunks
 from reaction.data.index import Video, read_index
 from reaction.data.store import ShardWriter, encode_flow, encode_jpeg, shard_name, shard_of
 from reaction.files import read_json, sha256
@@ -46,7 +46,7 @@ def frames_shard(folder: Path | str, shard: int) -> None:
 
     Raises ExtractionError, which names the video, where it differs from its row in the index.
     """
-    _extract(Path(folder), shard, _rgb_items, chunk=64, threads=1)
+    _extract(Path(folder), shard, _rgb_items, chunk=CHUNK, threads=1)
 
 
 def flow_shard(folder: Path | str, shard: int, threads: int = 1) -> None:

@@ -7,6 +7,7 @@ and part, so that a number can say n of N).
 
 import csv
 import importlib
+import os
 import time
 import unicodedata
 from collections import Counter, defaultdict, deque
@@ -14,8 +15,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass, fields, replace
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from pathlib import Path, PurePosixPath
+from threading import Thread
 from typing import Any
 
 from reaction.data import boxes as annotation
@@ -118,6 +120,7 @@ def build_index(folder: Path | str, threads: int = 1) -> None:
     folder = Path(folder)
     frozen = read_json(folder / "config.json")
     config, source = frozen["config"], Path(frozen["inputs"]["videos"])
+    (folder / "index.csv").unlink(missing_ok=True)  # written last: it says that all the others belong together
     official = read_official(config["layout"], source / "lists", config["splits"])
     kept = restrict(official, config["classes"])
     files = [SourceFile(row["path"], int(row["bytes"]), row["sha256"]) for row in _read_csv(source / "videos.csv")]
@@ -238,7 +241,7 @@ def _inspect_until_crash(
 ) -> list[tuple[str, Path]]:
     """Move videos from `waiting` to `results`; return those under way when a process died, none if none did."""
     running: dict[Future, tuple[str, Path]] = {}
-    with ProcessPoolExecutor(threads, mp_context=get_context("spawn")) as pool:
+    with ProcessPoolExecutor(threads, mp_context=get_context("spawn"), initializer=_die_with_parent) as pool:
         try:
             while waiting or running:
                 while waiting and len(running) < 2 * threads:
@@ -251,6 +254,16 @@ def _inspect_until_crash(
         except BrokenProcessPool:
             return list(running.values())
     return []
+
+
+def _die_with_parent() -> None:
+    """A killed job's pool would wait for work for ever: a worker holds the pipe it waits on open itself."""
+
+    def watch() -> None:
+        parent_process().join()
+        os._exit(1)
+
+    Thread(target=watch, daemon=True).start()
 
 
 def _facts_or_reason(inspect: Callable[[Path], decode.VideoFacts], path: Path) -> decode.VideoFacts | str:

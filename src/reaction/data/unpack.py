@@ -68,6 +68,8 @@ def unpack(archive: Path | str, destination: Path | str) -> None:
             raise
         reason = str(error).partition("\n")[0]
         raise UnpackError(f"{archive} is damaged ({reason}): delete it and fetch it again") from error
+    except NotImplementedError as error:  # a method of compression that zipfile does not know
+        raise UnpackError(f"{archive} cannot be read ({error}): unpack it by hand and put its folder there") from error
     _unpack_nested(destination)
 
 

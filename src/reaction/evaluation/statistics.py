@@ -1,19 +1,19 @@
 """How sure an accuracy is: intervals over videos, spread over runs.
 
-A bootstrap draws whole videos. Clips cut from one film resemble each other, so the true uncertainty of HMDB-51 or
-UCF-101 is somewhat larger than these intervals; they say nothing about other seeds either, which `spread` does.
+A bootstrap draws whole videos, or whole groups of them where the videos of a group stand or fall together. Clips cut
+from one film resemble each other, so the true uncertainty of HMDB-51 or UCF-101 is somewhat larger than an interval
+over videos; no interval says anything about other seeds, which `spread` does.
 """
 
 import math
 from collections.abc import Callable, Sequence
-from statistics import NormalDist
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 Statistic = Callable[[NDArray], NDArray]
-"""From how often each video was drawn, (draws, n), to one value per draw, (draws,)."""
+"""From how often each video or group was drawn, (draws, n), to one value per draw, (draws,)."""
 
 
 class Interval(NamedTuple):
@@ -41,7 +41,7 @@ def _ratio(part: NDArray, whole: NDArray) -> NDArray:
 def bootstrap(
     statistic: Statistic, n: int, *, seed: int = 0, draws: int = 2000, level: float = 0.95, chunk: int = 100
 ) -> Interval:
-    """The percentile interval of a statistic over n videos drawn n times with replacement (Efron 1979).
+    """The percentile interval of a statistic over n videos, or groups, drawn n times with replacement (Efron 1979).
 
     The draws depend on `seed` and n alone. Draws on which the statistic is undefined are left out.
     """
@@ -54,21 +54,13 @@ def bootstrap(
 
 
 def _drawn(n: int, draws: int, rng: np.random.Generator) -> NDArray:
-    videos = rng.integers(n, size=(draws, n)) + n * np.arange(draws)[:, None]
-    return np.bincount(videos.ravel(), minlength=draws * n).reshape(draws, n).astype(np.float64)
+    chosen = rng.integers(n, size=(draws, n)) + n * np.arange(draws)[:, None]
+    return np.bincount(chosen.ravel(), minlength=draws * n).reshape(draws, n).astype(np.float64)
 
 
 def paired_bootstrap(first: Statistic, second: Statistic, n: int, **options: float) -> Interval:
-    """The interval of `first - second` with both seeing the same drawn videos; options as `bootstrap`'s."""
+    """The interval of `first - second` with both seeing the same draws; options as `bootstrap`'s."""
     return bootstrap(lambda drawn: first(drawn) - second(drawn), n, **options)
-
-
-def wilson(correct: int, n: int, *, level: float = 0.95) -> Interval:
-    """The score interval of a proportion (Wilson 1927)."""
-    z = NormalDist().inv_cdf((1 + level) / 2)
-    centre = (correct + z * z / 2) / (n + z * z)
-    half = z / (n + z * z) * math.sqrt(correct * (n - correct) / n + z * z / 4)
-    return Interval(max(0.0, centre - half), min(1.0, centre + half))
 
 
 def exact_binomial(correct: int, n: int, *, level: float = 0.95) -> Interval:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import requests
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from reaction import files
@@ -107,13 +107,24 @@ def read_weights(path: Path | str) -> dict[str, Tensor]:
     return {name.removeprefix("module."): value for name, value in state.items() if isinstance(value, Tensor)}
 
 
+def cpu_copy(network: nn.Module) -> dict[str, Tensor]:
+    """Parameters and buffers by name, copied to the CPU: what later steps leave as it is."""
+    return {name: value.detach().cpu().clone().contiguous() for name, value in network.state_dict().items()}
+
+
+def write_weights(path: Path, state: Mapping[str, Tensor]) -> None:
+    """Write tensors on the CPU as safetensors, atomically; the same tensors are the same bytes."""
+    with files.atomic(path) as partial:
+        save_file(dict(state), partial)
+
+
 def download(url: str, sha256: str, destination: Path | str) -> Path:
     """Fetch `url` to `destination` unless it is there already, and check it against a sha256 or its first 8+ digits."""
     destination = Path(destination)
     if len(sha256) < 8:
         raise WeightsError(f"{url}: give at least the first 8 hexadecimal digits of its sha256, not {sha256!r}")
     if destination.is_file():
-        _check(destination, sha256, f"remove {destination} to fetch it again")
+        check(destination, sha256, f"remove {destination} to fetch it again")
         return destination
     by_hand = f"or put the file at {destination} by hand"
     with files.atomic(destination) as partial:
@@ -124,11 +135,12 @@ def download(url: str, sha256: str, destination: Path | str) -> Path:
                     file.write(block)
         except requests.RequestException as error:
             raise WeightsError(f"{url}: {error}; try again {by_hand}") from error
-        _check(partial, sha256, f"the copy at {url} is damaged or another file; try again {by_hand}")
+        check(partial, sha256, f"the copy at {url} is damaged or another file; try again {by_hand}")
     return destination
 
 
-def _check(path: Path, expected: str, fix: str) -> None:
+def check(path: Path, expected: str, fix: str) -> None:
+    """Raise WeightsError, with the `fix`, unless the file's sha256 begins with `expected`."""
     found = files.sha256(path)
     if not found.startswith(expected.lower()):
         raise WeightsError(f"{path.name}: sha256 is {found}, expected {expected}; {fix}")

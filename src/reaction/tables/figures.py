@@ -1,7 +1,10 @@
 """Pictures of results: the same bytes for the same numbers, drawn without a display."""
 
+import csv
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -12,6 +15,17 @@ from numpy.typing import NDArray
 from reaction.files import atomic
 
 DPI = 150
+DASHES = {"rgb": "-", "flow": "--"}
+
+History = Mapping[str, NDArray]
+"""A column of history.csv each, (epochs,)."""
+
+PerClass = Mapping[str, tuple[int, int]]
+"""Of a class: videos, and those that were right."""
+
+
+class FigureError(ValueError):
+    """A file to be drawn that is missing or broken."""
 
 
 def confusion_matrix(counts: NDArray, classes: Sequence[str], path: Path) -> None:
@@ -41,43 +55,98 @@ def _print_counts(axes: Axes, counts: NDArray, share: NDArray) -> None:
         axes.text(column, row, str(counts[row, column]), ha="center", va="center", fontsize=7, color=colour)
 
 
-def training_curves(histories: Mapping[str, Sequence[Mapping[str, float]]], path: Path) -> None:
+def figures(spec: Mapping[str, Any], stem: Path) -> None:
+    """Write <stem>_curves and <stem>_per_class, each as .png and .svg.
+
+    `spec` holds `curves` and `per_class`: lists of `name` (`method/stream`) and `folders`, those of its runs or of
+    their scores. Raises FigureError naming the key or file that is missing or broken.
+    """
+    if missing := {"curves", "per_class"} - set(spec):
+        raise FigureError(f"the specification of {stem} lacks {', '.join(sorted(missing))}")
+    curves = {entry["name"]: [read_history(folder) for folder in entry["folders"]] for entry in spec["curves"]}
+    counts = {entry["name"]: [read_per_class(folder) for folder in entry["folders"]] for entry in spec["per_class"]}
+    training_curves(curves, Path(f"{stem}_curves"))
+    class_accuracies({name: pooled(tables) for name, tables in counts.items()}, Path(f"{stem}_per_class"))
+
+
+def read_history(folder: Path | str) -> History:
+    """The epochs of a run: `epoch` from 0, `loss` and `top1` (a fraction) on the training clips."""
+    rows = _read_csv(Path(folder) / "history.csv", ("epoch", "loss", "top1"))
+    return {key: np.array([float(row[key]) for row in rows]) for key in rows[0]}
+
+
+def read_per_class(folder: Path | str) -> PerClass:
+    """Of every class, in the order of the official list: how many videos were tested and how many were right."""
+    rows = _read_csv(Path(folder) / "per_class.csv", ("class", "n", "correct"))
+    return {row["class"]: (int(row["n"]), int(row["correct"])) for row in rows}
+
+
+def _read_csv(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:
+    if not path.exists():
+        raise FigureError(f"{path} is missing. Make it with the command that its folder's config.json names.")
+    with open(path, encoding="utf-8", newline="") as file:
+        rows = [{key: row.get(key) for key in columns} for row in csv.DictReader(file)]
+    if not rows or any(None in row.values() for row in rows):
+        raise FigureError(f"{path} has no rows, or not the columns {', '.join(columns)}. Delete it and run again.")
+    return rows
+
+
+def pooled(tables: Sequence[PerClass]) -> dict[str, float]:
+    """The accuracy of every class over all videos of all runs; NaN for a class without videos."""
+    videos, correct = Counter(), Counter()
+    for name, (n, hits) in (item for table in tables for item in table.items()):
+        videos[name] += n
+        correct[name] += hits
+    return {name: correct[name] / n if n else float("nan") for name, n in videos.items()}
+
+
+def training_curves(histories: Mapping[str, Sequence[History]], path: Path) -> None:
     """Loss and top-1 on the training clips over epochs, one line per run, as PNG and SVG beside each other.
 
-    `histories` maps a run's name to the rows of its history.csv (epoch, loss, top1 as a fraction).
+    `histories` maps `method/stream` to its runs. Runs of one name look alike; a method has a colour, a stream a dash.
     """
-    figure = Figure(figsize=(9, 3.6), layout="constrained")
+    methods = list(dict.fromkeys(name.split("/")[0] for name in histories))
+    figure = Figure(figsize=(9, 3.8), layout="constrained")
     losses, accuracies = figure.subplots(1, 2)
-    for name, rows in histories.items():
-        epochs = [float(row["epoch"]) for row in rows]
-        losses.plot(epochs, [float(row["loss"]) for row in rows], label=name)
-        accuracies.plot(epochs, [100 * float(row["top1"]) for row in rows], label=name)
+    for name, runs in histories.items():
+        method, stream = name.split("/")
+        look = {"color": f"C{methods.index(method)}", "linestyle": DASHES.get(stream, ":"), "linewidth": 1.1}
+        for number, run in enumerate(runs):
+            look |= {"label": name if number == 0 else None, "marker": "o" if len(run["epoch"]) == 1 else None}
+            losses.plot(run["epoch"] + 1, run["loss"], **look)
+            accuracies.plot(run["epoch"] + 1, 100 * run["top1"], **look)
     losses.set(xlabel="epoch", ylabel="training loss", ylim=(0, None))
     accuracies.set(xlabel="epoch", ylabel="training top-1 (%)", ylim=(0, 102))
-    figure.legend(*losses.get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize=8, frameon=False)
-    for axes in (losses, accuracies):
-        axes.spines[["top", "right"]].set_visible(False)
-    for suffix in (".png", ".svg"):
-        save(figure, Path(path).with_suffix(suffix))
+    lines = losses.get_legend_handles_labels()
+    figure.legend(*lines, loc="outside lower center", ncols=min(4, len(methods)), fontsize=8, frameon=False)
+    _finish(figure, path)
 
 
-def class_accuracies(accuracies: Mapping[str, NDArray], classes: Sequence[str], path: Path) -> None:
-    """A PNG of horizontal bars: every class, best first by the first entry, one bar per entry.
+def class_accuracies(accuracies: Mapping[str, Mapping[str, float]], path: Path) -> None:
+    """Horizontal bars, as PNG and SVG: every class, best first by the first entry, one bar per entry.
 
-    `accuracies` maps what is compared (streams, methods) to fractions (classes,), NaN for a class without videos.
+    `accuracies` maps what is compared to fractions by class, NaN for a class without videos.
     """
-    order = np.argsort(np.nan_to_num(next(iter(accuracies.values())), nan=-1), kind="stable")
+    classes = list(next(iter(accuracies.values())))
+    values = {name: np.array([of_class[one] for one in classes]) for name, of_class in accuracies.items()}
+    order = np.argsort(np.nan_to_num(next(iter(values.values())), nan=-1), kind="stable")
     height = 0.8 / len(accuracies)
     figure = Figure(figsize=(6, 0.26 * len(classes) + 1.4), layout="constrained")
     axes = figure.add_subplot()
-    for position, (name, values) in enumerate(accuracies.items()):
+    for position, (name, shares) in enumerate(values.items()):
         rows = np.arange(len(classes)) + 0.4 - height * (position + 0.5)
-        axes.barh(rows, 100 * np.asarray(values)[order], height, label=name)
+        axes.barh(rows, 100 * shares[order], height, label=name)
     axes.set_yticks(range(len(classes)), [classes[label] for label in order], fontsize=8)
     axes.set(xlabel="accuracy (%)", xlim=(0, 100), ylim=(-0.6, len(classes) - 0.4))
-    axes.spines[["top", "right"]].set_visible(False)
-    figure.legend(loc="outside lower center", ncols=4, fontsize=8, frameon=False)
-    save(figure, path)
+    figure.legend(loc="outside lower center", ncols=2, fontsize=8, frameon=False)
+    _finish(figure, path)
+
+
+def _finish(figure: Figure, path: Path) -> None:
+    for axes in figure.axes:
+        axes.spines[["top", "right"]].set_visible(False)
+    for suffix in (".png", ".svg"):
+        save(figure, Path(f"{path}{suffix}"))
 
 
 def save(figure: Figure, path: Path) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from reaction.data.index import read_index
 from reaction.evaluation.fuse import read_predictions
 from reaction.files import read_json, write_text
 from reaction.tables.claims import read_paper
@@ -31,7 +32,7 @@ def table(spec: Mapping[str, Any], destination: Path) -> list[Row]:
     """
     destination = Path(destination)
     table_spec = read_spec(spec)
-    results = [read_result(entry) for entry in spec["results"]]
+    results = [read_result(entry, table_spec.resample) for entry in spec.get("results", [])]
     rows = build_rows(table_spec, results, [read_paper(Path(path)) for path in table_spec.claims])
     comparisons = build_comparisons(table_spec, results)
     write_text(destination, to_csv(Row, rows))
@@ -52,7 +53,7 @@ def read_spec(spec: Mapping[str, Any]) -> TableSpec:
         raise TableError(f"table {spec.get('table')}: {problems}") from error
 
 
-def read_result(entry: Mapping[str, Any]) -> Result:
+def read_result(entry: Mapping[str, Any], resample: str = "video") -> Result:
     """One entry of `results` with its metrics.json and scores, which have to be of that stream, split and seed."""
     path = Path(entry["folder"]) / "metrics.json"
     if not path.exists():
@@ -62,7 +63,17 @@ def read_result(entry: Mapping[str, Any]) -> Result:
     for key, value in expected.items():
         if metrics[key] != value:
             raise TableError(f"{path} has {key} {metrics[key]!r}, the table expects {value!r} there.")
-    return Result(**entry, metrics=metrics, predictions=read_predictions(path.parent))
+    predictions = read_predictions(path.parent)
+    groups = _groups(path.parent, predictions.videos) if resample == "group" else ()
+    return Result(**entry, metrics=metrics, predictions=predictions, groups=groups)
+
+
+def _groups(folder: Path, videos: Sequence[str]) -> tuple[str, ...]:
+    index = read_json(folder / "config.json")["inputs"]["index"]
+    group_of = {video.video: video.group for video in read_index(index)}
+    if absent := set(videos) - set(group_of):
+        raise TableError(f"{folder} scored {min(absent)!r}, which {index}/index.csv does not list. Score it again.")
+    return tuple(group_of[video] for video in videos)
 
 
 def to_csv(kind: type, rows: Sequence[Row] | Sequence[Comparison]) -> str:
@@ -98,7 +109,7 @@ def _filled(columns: Sequence[str], lines: Sequence[Sequence[str]]) -> tuple[lis
 def _legend(spec: TableSpec) -> str:
     return (
         f"Dataset {spec.dataset}, scale {spec.scale}, protocol {spec.protocol}; all in per cent. "
-        "Ours: mean over splits and seeds ± standard deviation over (runs); 95 %: bootstrap over videos; "
+        f"Ours: mean over splits and seeds ± standard deviation over (runs); 95 %: bootstrap over {spec.resample}s; "
         "difference: ours - published (± tolerance). The CSV adds the papers' protocols and the folders of the runs."
     )
 
@@ -124,7 +135,7 @@ def _signed(value: float | None) -> str:
 def _aligned(columns: Sequence[str], lines: Sequence[Sequence[str]], numbers: set[str] = NUMBERS) -> str:
     cells = [list(columns), *([cell.replace("|", "\\|") for cell in line] for line in lines)]
     for place, column in enumerate(columns):
-        width = max(len(line[place]) for line in cells)
+        width = max(3, *(len(line[place]) for line in cells))  # GitHub wants a dash beside the colon
         for line in cells:
             line[place] = line[place].rjust(width) if column in numbers else line[place].ljust(width)
     rule = [

@@ -4,11 +4,15 @@ One loop for a CPU, one GPU, and several processes started by torchrun; Lightnin
 precision. Everything random in an epoch is derived from (seed, epoch): the order of the videos, the clips, the dropout.
 A checkpoint at an epoch's end is therefore all a killed run needs, and on the CPU it goes on bitwise.
 
+Held-out videos, where there are any, are measured after every epoch and change nothing about the training; the best
+epoch is the one that classifies most of them (tsn-pytorch `main.py`), of equals the one with the least loss.
+
 Choices the papers leave open or that differ from TSN's Caffe solver:
 - weight decay on weights only; BatchNorm and biases have none (Caffe: `decay_mult: 0` for biases, 1 for BatchNorm);
 - one learning rate for all parameters (Caffe: twice the rate for biases, five times for the flow net's first layer);
 - the last, smaller batch of an epoch is used, unless it holds a single video, which BatchNorm cannot normalise;
-- with several processes each BatchNorm sees its own share of the batch; the loss is the mean over the whole batch.
+- with several processes each BatchNorm sees its own share of the batch; the loss is the mean over the whole batch;
+- `16-mixed` becomes `bf16-mixed` on a CPU, with a warning of Fabric's.
 
 A signal (SIGTERM, SIGKILL) ends the process at once: what is lost is the work since the last checkpoint, at most one
 epoch and ten seconds. `stop_after` ends a job cleanly before a scheduler does.
@@ -17,7 +21,7 @@ epoch and ten seconds. `stop_after` ends a job cleanly before a scheduler does.
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +31,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 
+from reaction.models.weights import cpu_copy
 from reaction.training import checkpoint
 from reaction.training.schedules import learning_rate
 
@@ -48,6 +53,7 @@ class Recipe:
 
     batch: videos per step over all processes.  learning_rate, steps, factor, warmup_epochs: see `learning_rate`.
     clip_gradient: largest norm of the gradient, None for no limit.  precision: Lightning Fabric's name for it.
+    holdout: share of the training groups that only measures; `train` gets them as a dataset of their own.
     """
 
     epochs: int = 80
@@ -60,6 +66,7 @@ class Recipe:
     weight_decay: float = 5e-4
     clip_gradient: float | None = 20.0
     precision: str = "32-true"
+    holdout: float = 0.0
 
     def rate(self, progress: float) -> float:
         """The learning rate after `progress` epochs."""
@@ -75,31 +82,33 @@ def train(
     seed: int,
     checkpoints: Path,
     identity: str,
+    heldout: Dataset | None = None,
     workers: int = 0,
     stop_after: float | None = None,
     report: Callable[[str], None] = print,
-) -> list[dict[str, float]]:
-    """Train `model` in place and return one row per epoch: epoch, loss, top1 (0 to 1), learning_rate, seconds.
+) -> tuple[list[dict[str, float]], dict[str, Tensor]]:
+    """Train `model` in place; the history, and with `heldout` the weights of its best epoch (else none).
 
-    `clips` has `set_epoch` and gives items with `clip` (K, C, H, W), `label` and perhaps `map` (K, 1, H, W). A state
-    in `checkpoints` with the same `identity` is continued; `stop_after` is in minutes. Raises StopEarly when the next
-    epoch would pass it, TrainingError when the loss is not finite, CheckpointError for another run's state.
+    A row per epoch: epoch, loss, top1 (0 to 1), with `heldout` val_loss and val_top1, learning_rate, seconds. `clips`
+    has `set_epoch` and gives items with `clip` (K, C, H, W), `label` and perhaps `map` (K, 1, H, W), as does `heldout`.
+    A state in `checkpoints` with the same `identity` is continued; `stop_after` is in minutes. Raises StopEarly when
+    the next epoch would pass it, TrainingError when the loss is not finite, CheckpointError for another run's state.
     """
-    started, saved = time.monotonic(), time.monotonic()
+    started = saved = time.monotonic()
     fabric = launch(recipe.precision)
     groups = parameter_groups(model, recipe.weight_decay)
     sgd = torch.optim.SGD(groups, lr=recipe.learning_rate, momentum=recipe.momentum)
     network, optimizer = fabric.setup(model, sgd)
-    path = checkpoints / checkpoint.LAST
-    history = _resume(path, identity, model, sgd, fabric)
-    network.train()
+    state, path = State(model, sgd, fabric), checkpoints / checkpoint.LAST
+    state.resume(path, identity)
 
-    for epoch in range(len(history), recipe.epochs):
+    for epoch in range(len(state.history), recipe.epochs):
         clips.set_epoch(epoch)
         batches = epoch_batches(len(clips), recipe.batch, seed=seed, epoch=epoch)
         progress = Progress(epoch, recipe.epochs, len(batches), report if fabric.is_global_zero else _silent)
+        network.train()
         torch.manual_seed(_seed(seed, epoch, fabric.global_rank))  # dropout
-        for step, item in enumerate(_load(clips, batches, workers, fabric)):
+        for step, item in enumerate(_load(clips, _shares(batches, fabric), workers, fabric)):
             rate = recipe.rate(epoch + (step + 0.5) / len(batches))  # mid-step, so that a warm-up's first step moves
             for group in sgd.param_groups:
                 group["lr"] = rate
@@ -111,18 +120,78 @@ def train(
             optimizer.step()
             optimizer.zero_grad()
             progress.add(losses.detach(), logits.detach(), item)
-        history.append(progress.row(fabric, rate))
-        if not np.isfinite(history[-1]["loss"]):
-            raise TrainingError(f"the loss of epoch {epoch} is not finite: lower learning_rate or set clip_gradient")
-        progress.line(history[-1])
-        out_of_time = fabric.broadcast(_out_of_time(started, history[-1]["seconds"], stop_after))
+        measured = {} if heldout is None else measure(model, heldout, recipe.batch, workers, fabric)
+        state.add(progress.row(fabric, rate, measured))
+        progress.line(state.history[-1])
+        out_of_time = fabric.broadcast(_out_of_time(started, state.history[-1]["seconds"], stop_after))
         finished = epoch + 1 == recipe.epochs
         if finished or out_of_time or time.monotonic() - saved >= SECONDS_BETWEEN_CHECKPOINTS:
-            _save(path, identity, model, sgd, fabric, history)
+            state.save(path, identity)
             saved = time.monotonic()
         if out_of_time and not finished:
             raise StopEarly(f"stopped after epoch {epoch + 1} of {recipe.epochs}: run the same command to go on")
-    return history
+    return state.history, state.best
+
+
+@torch.no_grad()
+def measure(model: nn.Module, heldout: Dataset, batch: int, workers: int, fabric: Fabric) -> dict[str, float]:
+    """Mean cross-entropy `val_loss` and `val_top1` (0 to 1) of `heldout`, each process measuring its share."""
+    _share_buffers(model, fabric)
+    model.eval()  # the caller's next epoch sets the training mode again
+    mine = list(range(len(heldout)))[fabric.global_rank :: fabric.world_size]
+    size = max(1, batch // fabric.world_size)
+    precision, sums = fabric.strategy.precision, torch.zeros(3, device=fabric.device)  # loss, correct, videos
+    for item in _load(heldout, [mine[i : i + size] for i in range(0, len(mine), size)], workers, fabric):
+        clip, maps = precision.convert_input((item["clip"], item.get("map")))
+        with precision.forward_context():
+            logits = model(clip, maps).float()  # (B, classes)
+        losses = F.cross_entropy(logits, item["label"], reduction="none")  # (B,)
+        sums += _sums(losses, logits, item["label"])
+    loss, correct, videos = fabric.all_reduce(sums, reduce_op="sum").tolist()
+    return {"val_loss": loss / videos, "val_top1": correct / videos}
+
+
+def best_row(history: Sequence[dict[str, float]]) -> dict[str, float]:
+    """The best epoch's row of a history with held-out columns; of equal epochs the first."""
+    return max(history, key=lambda row: (row["val_top1"], -row["val_loss"]))
+
+
+@dataclass
+class State:
+    """A training between two epochs: what a killed one goes on from."""
+
+    model: nn.Module
+    sgd: torch.optim.Optimizer
+    fabric: Fabric
+    history: list[dict[str, float]] = field(default_factory=list)
+    best: dict[str, Tensor] = field(default_factory=dict)
+
+    def add(self, row: dict[str, float]) -> None:
+        """Enter an epoch, and keep its weights if it is the best so far."""
+        if not all(np.isfinite(row[key]) for key in ("loss", "val_loss") if key in row):
+            epoch = row["epoch"]
+            raise TrainingError(f"the loss of epoch {epoch} is not finite: lower learning_rate or set clip_gradient")
+        self.history.append(row)
+        if "val_loss" in row and best_row(self.history) is row:
+            self.best = cpu_copy(self.model)
+
+    def save(self, path: Path, identity: str) -> None:
+        scaler = self.fabric.strategy.precision.state_dict()  # empty but for fp16
+        networks = {"model": self.model.state_dict(), "best": self.best}
+        state = networks | {"optimizer": self.sgd.state_dict(), "scaler": scaler, "history": self.history}
+        if self.fabric.is_global_zero:
+            checkpoint.save(path, state, identity=identity)
+        self.fabric.barrier()
+
+    def resume(self, path: Path, identity: str) -> None:
+        """Go back to what `save` wrote at `path`, if it did."""
+        state = checkpoint.load(path, identity=identity)
+        if state is None:
+            return
+        self.model.load_state_dict(state["model"])
+        self.sgd.load_state_dict(state["optimizer"])
+        self.fabric.strategy.precision.load_state_dict(state["scaler"])
+        self.history, self.best = state["history"], state["best"]
 
 
 def launch(precision: str) -> Fabric:
@@ -165,18 +234,17 @@ class Progress:
 
     def add(self, losses: Tensor, logits: Tensor, item: dict[str, Tensor]) -> None:
         """Count one step: losses (B,), logits (B, classes)."""
-        correct = (logits.argmax(dim=1) == item["label"]).sum()
-        self.sums = self.sums + torch.stack([losses.sum(), correct, correct.new_tensor(len(losses))])
+        self.sums = self.sums + _sums(losses, logits, item["label"])
         self.step += 1
         self.images += item["clip"].shape[0] * item["clip"].shape[1]
         if time.monotonic() - self.told >= SECONDS_BETWEEN_LINES:
             self.line(self._means(self.sums))
 
-    def row(self, fabric: Fabric, rate: float) -> dict[str, float]:
+    def row(self, fabric: Fabric, rate: float, measured: dict[str, float]) -> dict[str, float]:
         """The epoch's history row, over all processes; `rate` is the last step's learning rate."""
         self.images *= fabric.world_size
         means = self._means(fabric.all_reduce(self.sums, reduce_op="sum"))
-        return {"epoch": self.epoch, **means, "learning_rate": rate, "seconds": self._seconds()}
+        return {"epoch": self.epoch, **means, **measured, "learning_rate": rate, "seconds": self._seconds()}
 
     def _means(self, sums: Tensor) -> dict[str, float]:
         loss, correct, videos = sums.tolist()
@@ -191,8 +259,10 @@ class Progress:
         elapsed = max(self.told - self.started, 1e-9)
         left = elapsed / self.step * (self.steps * (self.epochs - self.epoch) - self.step)
         where = f"epoch {self.epoch + 1}/{self.epochs} step {self.step}/{self.steps}"
-        numbers = f"loss {row['loss']:.4f}  top-1 {100 * row['top1']:.1f} %  {self.images / elapsed:.0f} images/s"
-        self.report(f"{where}  {numbers}  {_clock(left)} left")
+        numbers = f"loss {row['loss']:.4f}  top-1 {100 * row['top1']:.1f} %"
+        if "val_top1" in row:
+            numbers += f"  held out {row['val_loss']:.4f}, {100 * row['val_top1']:.1f} %"
+        self.report(f"{where}  {numbers}  {self.images / elapsed:.0f} images/s  {_clock(left)} left")
 
 
 def _clock(seconds: float) -> str:
@@ -208,39 +278,34 @@ def _seed(*numbers: int) -> int:
     return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> 1)  # torch takes signed 64 bits
 
 
+def _sums(losses: Tensor, logits: Tensor, labels: Tensor) -> Tensor:
+    correct = (logits.argmax(dim=1) == labels).sum()
+    return torch.stack([losses.sum(), correct, correct.new_tensor(len(losses))])
+
+
+def _shares(batches: list[list[int]], fabric: Fabric) -> list[list[int]]:
+    """This process's videos of each batch."""
+    shares = [batch[fabric.global_rank :: fabric.world_size] for batch in batches]
+    if not all(shares):
+        raise TrainingError(f"{fabric.world_size} processes cannot share a batch of {min(map(len, batches))} videos")
+    return shares
+
+
+def _share_buffers(model: nn.Module, fabric: Fabric) -> None:
+    """Give every process the first one's BatchNorm statistics, which are those that are saved."""
+    if fabric.world_size > 1:
+        for buffer in model.buffers():
+            torch.distributed.broadcast(buffer, src=0)
+
+
 def _load(clips: Dataset, batches: list[list[int]], workers: int, fabric: Fabric) -> Iterator[dict[str, Tensor]]:
     # A loader per epoch: worker processes copy the dataset, and with it the epoch it is set to.
-    share = [batch[fabric.global_rank :: fabric.world_size] for batch in batches]
-    if not all(share):
-        raise TrainingError(f"{fabric.world_size} processes cannot share a batch of {min(map(len, batches))} videos")
     generator = torch.Generator()  # without one the loader draws from the global stream that dropout uses
     on_gpu = fabric.device.type == "cuda"
-    loader = DataLoader(clips, batch_sampler=share, num_workers=workers, pin_memory=on_gpu, generator=generator)
+    loader = DataLoader(clips, batch_sampler=batches, num_workers=workers, pin_memory=on_gpu, generator=generator)
     for item in loader:
         yield fabric.to_device(item)
 
 
 def _out_of_time(started: float, epoch_seconds: float, stop_after: float | None) -> bool:
     return stop_after is not None and time.monotonic() - started + epoch_seconds > 60 * stop_after
-
-
-def _save(
-    path: Path, identity: str, model: nn.Module, sgd: torch.optim.Optimizer, fabric: Fabric, history: list[dict]
-) -> None:
-    scaler = fabric.strategy.precision.state_dict()  # empty but for fp16
-    state = {"model": model.state_dict(), "optimizer": sgd.state_dict(), "scaler": scaler, "history": history}
-    if fabric.is_global_zero:
-        checkpoint.save(path, state, identity=identity)
-    fabric.barrier()
-
-
-def _resume(
-    path: Path, identity: str, model: nn.Module, sgd: torch.optim.Optimizer, fabric: Fabric
-) -> list[dict[str, float]]:
-    state = checkpoint.load(path, identity=identity)
-    if state is None:
-        return []
-    model.load_state_dict(state["model"])
-    sgd.load_state_dict(state["optimizer"])
-    fabric.strategy.precision.load_state_dict(state["scaler"])
-    return state["history"]

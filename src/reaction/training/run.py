@@ -15,23 +15,33 @@ import cv2
 import h5py
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 from torch.utils.data import DataLoader
 
 from reaction.clips.loader import Augmentation, Stream, TestClips, TrainClips
 from reaction.clips.maps import ConstantMaps, FrameMaps, StoredMaps
 from reaction.data.index import part_videos, read_classes
+from reaction.data.splits import hold_out
 from reaction.data.store import Maps, Shards
 from reaction.files import atomic, read_json, sha256, write_json, write_text
 from reaction.models.inception_v3 import InceptionV3
 from reaction.models.st_attention import STAttention
 from reaction.models.tsn import TSN
-from reaction.models.weights import download, load_pretrained, read_weights, start_classifier
+from reaction.models.weights import (
+    check,
+    cpu_copy,
+    download,
+    load_pretrained,
+    read_weights,
+    start_classifier,
+    write_weights,
+)
 from reaction.training import checkpoint
-from reaction.training.loop import Recipe, train
+from reaction.training.loop import Recipe, best_row, train
 
 MODEL = "model.safetensors"
+BEST = "best.safetensors"
 DOWNLOADS = Path("downloads/weights")
 VIEWS_AT_ONCE = 64
 SECONDS_BETWEEN_LINES = 30
@@ -52,6 +62,7 @@ def train_run(
 ) -> None:
     """Train the run in `folder`: model.safetensors (the last epoch's), history.csv, metrics.json, provenance.json.
 
+    Where the recipe holds groups of the training videos out, best.safetensors too, of the epoch that did best on them.
     `checkpoints` is this run's own folder for the state a killed job goes on from; the state is removed at the end.
     Under torchrun every process calls this and the first one writes. Raises StopEarly after `stop_after` minutes.
     """
@@ -62,12 +73,13 @@ def train_run(
     torch.manual_seed(config["seed"])
     model = build_network(config["network"], stream=config["stream"], classes=len(read_classes(inputs["index"])))
     origin = load_start(model, config, inputs.get("init"))
-    clips = _train_clips(config, inputs)
+    recipe = Recipe(**config["training"])
+    clips, heldout = training_clips(config, inputs, recipe.holdout)
     identity = f"{frozen['dataset']}/{folder.name}"
     options = {"checkpoints": checkpoints, "identity": identity, "workers": workers, "stop_after": stop_after}
-    history = train(model, clips, Recipe(**config["training"]), seed=config["seed"], report=_tell, **options)
+    history, best = train(model, clips, recipe, seed=config["seed"], heldout=heldout, report=_tell, **options)
     if int(os.environ.get("RANK", 0)) == 0:
-        _write_run(folder, model, config, history, videos=len(clips))
+        _write_run(folder, {MODEL: cpu_copy(model), BEST: best}, config, history, _counts(clips, heldout))
         seconds = sum(row["seconds"] for row in history)
         write_json(folder / "provenance.json", provenance(seconds, threads, workers=workers, weights=origin))
         (checkpoints / checkpoint.LAST).unlink(missing_ok=True)
@@ -197,33 +209,39 @@ def provenance(seconds: float, threads: int, **more: Any) -> dict[str, Any]:
     return facts | {"versions": versions, "commit": _commit()} | more
 
 
-def _train_clips(config: Mapping[str, Any], inputs: Mapping[str, str]) -> TrainClips:
-    network, augmentation = config["network"], Augmentation(**config["augmentation"])
+def training_clips(
+    config: Mapping[str, Any], inputs: Mapping[str, str], holdout: float = 0.0
+) -> tuple[TrainClips, TestClips | None]:
+    """The clips a run learns from, and the centre crops it is measured on after each epoch, if groups are held out.
+
+    Grad-CAM maps of the true label tell the held-out clips' label as well: what is measured with them compares epochs,
+    and is no estimate of a test, which knows learned maps only.
+    """
     videos = part_videos(inputs["index"], config["split"], "train")
-    return TrainClips(
-        videos,
-        open_features(inputs["features"]),
-        stream=Stream(config["stream"], network["stack"]),
-        segments=network["segments"],
-        input=network["input"],
-        augmentation=augmentation,
-        seed=config["seed"],
-        maps=entering_maps(config["maps"], inputs.get("maps")),
-    )
+    training, heldout = hold_out(videos, holdout, seed=config["seed"])
+    segments = config["network"]["segments"]
+    shared = _shared(config, config, inputs)
+    augmentation = Augmentation(**config["augmentation"])
+    clips = TrainClips(training, segments=segments, augmentation=augmentation, seed=config["seed"], **shared)
+    return clips, TestClips(heldout, segments=segments, crops=1, sampler="tsn", **shared) if heldout else None
 
 
 def _test_clips(config: Mapping[str, Any], inputs: Mapping[str, str], run: Mapping[str, Any]) -> TestClips:
     videos = part_videos(inputs["index"], config["split"], "test")
     if not videos:
         raise RunError(f"{inputs['index']} has no test videos in {config['split']}")
-    return TestClips(
-        videos,
-        open_features(inputs["features"]),
-        stream=Stream(run["stream"], run["network"]["stack"]),
-        input=run["network"]["input"],
-        maps=entering_maps(config["maps"], inputs.get("maps")),
-        **{key: config["protocol"][key] for key in ("segments", "crops", "sampler")},
-    )
+    protocol = {key: config["protocol"][key] for key in ("segments", "crops", "sampler")}
+    return TestClips(videos, **protocol, **_shared(config, run, inputs))
+
+
+def _shared(config: Mapping[str, Any], run: Mapping[str, Any], inputs: Mapping[str, str]) -> dict[str, Any]:
+    """What the clips of `run` have in common, whatever they are for; the maps are those of `config`."""
+    return {
+        "frames": open_features(inputs["features"]),
+        "stream": Stream(run["stream"], run["network"]["stack"]),
+        "input": run["network"]["input"],
+        "maps": entering_maps(config["maps"], inputs.get("maps")),
+    }
 
 
 def _view_logits(model: TSN, views: Tensor, maps: Tensor | None, where: torch.device) -> Tensor:
@@ -232,15 +250,24 @@ def _view_logits(model: TSN, views: Tensor, maps: Tensor | None, where: torch.de
 
 
 def _write_run(
-    folder: Path, model: TSN, config: Mapping[str, Any], history: Sequence[Mapping[str, float]], *, videos: int
+    folder: Path,
+    weights: Mapping[str, Mapping[str, Tensor]],
+    config: Mapping[str, Any],
+    history: Sequence[Mapping[str, float]],
+    counts: Mapping[str, int],
 ) -> None:
-    state = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
-    with atomic(folder / MODEL) as partial:
-        save_file(state, partial)
+    for name, state in weights.items():
+        if state:
+            write_weights(folder / name, state)
     write_rows(folder / "history.csv", history)
-    last = {key: history[-1][key] for key in ("loss", "top1")}
     facts = {key: config[key] for key in ("method", "stream", "split", "seed", "scale")}
-    write_json(folder / "metrics.json", facts | last | {"epochs": len(history), "n": videos})
+    last = {key: history[-1][key] for key in ("loss", "top1")} | {"epochs": len(history)}
+    best = {"best": {key: best_row(history)[key] for key in ("epoch", "val_loss", "val_top1")}} if weights[BEST] else {}
+    write_json(folder / "metrics.json", facts | last | best | counts)
+
+
+def _counts(clips: TrainClips, heldout: TestClips | None) -> dict[str, int]:
+    return {"n": len(clips)} | ({} if heldout is None else {"heldout": len(heldout)})
 
 
 def write_rows(path: Path, rows: Sequence[Mapping[str, float]]) -> None:
@@ -275,9 +302,9 @@ def _map_channels(entry: str | None) -> int:
 def _weights_file(weights: Mapping[str, Any]) -> Path:
     if weights["source"] == "download":
         return download(weights["url"], weights["sha256"], DOWNLOADS / weights["url"].rsplit("/", 1)[-1])
-    path, expected = Path(weights["path"]), weights["sha256"]
-    if path.is_file() and expected and not sha256(path).startswith(expected.lower()):
-        raise RunError(f"{path}: sha256 is {sha256(path)}, params.yaml says {expected}")
+    path = Path(weights["path"])
+    if path.is_file() and weights["sha256"]:
+        check(path, weights["sha256"], "put the right file there, or correct `sha256:` in params.yaml")
     return path
 
 

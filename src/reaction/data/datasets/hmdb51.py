@@ -46,7 +46,7 @@ def source_film(video: str, class_name: str) -> str:
 
 def _find_lists(lists: Path, split: str) -> dict[str, Path]:
     number = split.removeprefix("split")
-    pattern = re.compile(rf"(.+)_test_split{re.escape(number)}\.txt")
+    pattern = re.compile(rf"([^.].*)_test_split{re.escape(number)}\.txt")  # macOS packs a ._<name> beside each file
     matches = ((pattern.fullmatch(path.name), path) for path in sorted(lists.rglob("*.txt")))
     files = {match[1]: path for match, path in matches if match}
     if not files:

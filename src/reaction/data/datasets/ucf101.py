@@ -44,8 +44,11 @@ def _find(lists: Path, name: str) -> Path:
 
 
 def _read_classes(path: Path) -> list[str]:
-    numbered = dict(line.split() for line in path.read_text(encoding="utf-8").splitlines() if line.strip())
-    return [name for _, name in sorted(numbered.items(), key=lambda item: int(item[0]))]
+    lines = [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    matches = [re.fullmatch(r"\s*(\d+)\s+(\S+)\s*", line) for line in lines]
+    if not all(matches):
+        raise DatasetError(f"{path}: expected '<number> <Class>', got {lines[matches.index(None)].strip()!r}")
+    return [match[2] for match in sorted(matches, key=lambda match: int(match[1]))]
 
 
 def _read_list(path: Path, spelling: dict[str, str]) -> Iterator[Entry]:
