@@ -30,7 +30,7 @@ RUN = {
         "entry": None,
         "map_channel": None,
     },
-    "weights": {"source": "none", "path": None, "url": None, "sha256": None, "first_conv": "cross_modality"},
+    "weights": {"source": "none", "path": None, "url": None, "sha256": None},
     "training": {
         "epochs": 2,
         "batch": 6,

@@ -94,7 +94,8 @@ def train(project) -> Results:
     drawn = [part[k]["clip"] for part in training_clips(described["config"], described["inputs"], 0.3) for k in (0, 3)]
     columns = ("loss", "top1", "val_loss", "val_top1", "learning_rate")
     state = load_file(folder / "model.safetensors")
-    kept = ("Conv2d_1a_3x3.conv.weight", "Conv2d_1a_3x3.bn.running_mean", "Mixed_7c.branch1x1.conv.weight", "fc.weight")
+    first = ("Conv2d_1a_3x3.conv.weight", "Conv2d_1a_3x3.bn.weight", "Conv2d_1a_3x3.bn.running_mean")
+    kept = (*first, "Mixed_7c.branch1x1.conv.weight", "fc.weight", "fc.bias")
     return {
         "history": numbers(folder / "history.csv", *columns),
         "weights": [(10 * state[f"backbone.{name}"].ravel()[:6]).tolist() for name in kept],
@@ -115,7 +116,7 @@ def attention_net(project) -> Results:
     from reaction.attention.maps import train_attention_net
 
     inputs = looking_at(project, formula_run(project)) | {"gradcam": formula_maps(project, normalise=True)}
-    config = {"layer": LAYER, "split": "split1", "seed": 0, "hidden": 8, "epochs": 2, "batch": 12}
+    config = {"layer": LAYER, "split": "split1", "seed": 0, "hidden": 8, "kernel": 3, "epochs": 2, "batch": 12}
     folder = frozen("attention_net", config | {"learning_rate": 1e-3, "holdout": 0.3, "frames_per_video": 2}, inputs)
     train_attention_net(folder)
     columns = ("train_bce", "heldout_bce", "floor", "constant_bce", "correlation", "iou")

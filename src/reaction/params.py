@@ -117,7 +117,6 @@ class Weights(Model):
     path: str | None = None
     url: str | None = None
     sha256: str | None = None
-    first_conv: Literal["cross_modality"] = "cross_modality"
 
     @model_validator(mode="after")
     def _where_from(self) -> "Weights":
@@ -163,6 +162,7 @@ class AttentionNet(Model):
     """Training of the network that predicts Grad-CAM maps without a label."""
 
     hidden: Positive
+    kernel: Positive
     epochs: Positive
     batch: Positive
     learning_rate: Annotated[float, Field(gt=0)]

@@ -77,6 +77,14 @@ def test_the_network_is_a_3x3_and_a_1x1_convolution():
     assert ((maps > 0) & (maps < 1)).all()
 
 
+def test_another_kernel_keeps_the_size_of_the_map():
+    net = AttentionNet(channels=12, hidden=16, kernel=5)
+    assert net.conv.weight.shape == (16, 12, 5, 5)
+    assert net(torch.randn(2, 12, 4, 5)).shape == (2, 1, 4, 5)
+    with pytest.raises(ValueError, match="odd"):
+        AttentionNet(channels=12, kernel=4)
+
+
 def test_every_parameter_gets_a_gradient():
     torch.manual_seed(0)
     net = AttentionNet(channels=4, hidden=8)

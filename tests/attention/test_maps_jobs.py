@@ -27,7 +27,15 @@ from reaction.training.run import load_run, open_features, train_run
 LAYER = "Mixed_6e"
 CONSTANT = {"source": "constant", "value": 0.1}
 CONCAT = {"network": {"entry": "concat", "map_channel": "mean", "input": 112}, "maps": CONSTANT}
-NET = {"hidden": 16, "epochs": 12, "batch": 16, "learning_rate": 0.01, "holdout": 0.3, "frames_per_video": 3}
+NET = {
+    "hidden": 16,
+    "kernel": 3,
+    "epochs": 12,
+    "batch": 16,
+    "learning_rate": 0.01,
+    "holdout": 0.3,
+    "frames_per_video": 3,
+}
 
 
 def phase_one(project, name="first", **changes):
@@ -133,7 +141,8 @@ def test_the_attention_network_beats_the_best_constant_map_on_held_out_groups(sm
 
 def test_learned_maps_cover_every_video_and_are_the_networks_sigmoids(small_project):
     run = phase_one(small_project)
-    net = attention_net(small_project, run, gradcams(small_project, run), epochs=2)
+    net = attention_net(small_project, run, gradcams(small_project, run), epochs=2, kernel=5)
+    assert load_attention_net(net).conv.kernel_size == (5, 5)
     maps = Maps(learned(small_project, run, net))
     videos = read_index(small_project.index)
     assert maps.videos == sorted(video.video for video in videos)

@@ -113,3 +113,12 @@ def test_gc_removes_what_is_no_longer_asked_for_and_nothing_else(made):
     made.run("reaction", "gc", "--delete")
     assert not made.jobs("snakemake")
     assert "unused" not in made.run("reaction", "ls").stdout
+
+
+def test_the_demo_makes_what_a_committed_table_lacks(made_once, tmp_path):
+    clone = made_once.clone(tmp_path / "clone")
+    assert (clone.folder / "results/tables/synthetic.csv").exists(), "tables are in git"
+    demo = next(line for line in clone.read("Makefile").splitlines() if "results/tables/synthetic.csv --" in line)
+    command = demo.strip().removeprefix("$(ACTIVATE) ").split()
+    planned = clone.run(*command, "--dry-run").stdout
+    assert "train                6" in planned

@@ -3,7 +3,7 @@
 Convolution, batch normalisation, ReLU, convolution, sigmoid on the features of one block; trained by binary
 cross-entropy at image size, after bilinear up-sampling, against the Grad-CAM map. The sigmoid comes before the
 up-sampling.
-Unsaid by the thesis and chosen here: 3x3 and 1x1 kernels, 512 hidden channels.
+Unsaid by the thesis and chosen here: 512 `hidden` channels, a first `kernel` of 3x3, a second of 1x1.
 """
 
 import torch
@@ -16,9 +16,11 @@ from reaction.attention.gradcam import upsample
 class AttentionNet(nn.Module):
     """Features (B, channels, h, w) to a map (B, 1, h, w) in [0, 1]."""
 
-    def __init__(self, channels: int, hidden: int = 512) -> None:
+    def __init__(self, channels: int, hidden: int = 512, *, kernel: int = 3) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(channels, hidden, 3, padding=1, bias=False)
+        if kernel % 2 == 0:
+            raise ValueError(f"an attention network's kernel is odd, so that the map keeps its size, not {kernel}")
+        self.conv = nn.Conv2d(channels, hidden, kernel, padding=kernel // 2, bias=False)
         self.bn = nn.BatchNorm2d(hidden)
         self.score = nn.Conv2d(hidden, 1, 1)
 

@@ -98,7 +98,7 @@ def train_attention_net(folder: Path | str, threads: int = 1) -> None:
     data = Targets(source, Maps(inputs["gradcam"]), frames=config["frames_per_video"], layer=config["layer"])
     torch.manual_seed(config["seed"])
     channels = source.model.backbone.get_submodule(config["layer"]).outputs
-    net = AttentionNet(channels, config["hidden"]).to(device())
+    net = AttentionNet(channels, config["hidden"], kernel=config["kernel"]).to(device())
     history, best = fit(net, data, training, heldout, config)
     write_weights(folder / NET, best)
     write_rows(folder / "history.csv", history)
@@ -111,8 +111,8 @@ def load_attention_net(folder: Path) -> AttentionNet:
     if not path.is_file():
         raise AttentionError(f"{path} is missing: `reaction attention_net {folder}` makes it")
     state = load_file(path)
-    hidden, channels = state["conv.weight"].shape[:2]
-    net = AttentionNet(channels, hidden)
+    hidden, channels, kernel, _ = state["conv.weight"].shape
+    net = AttentionNet(channels, hidden, kernel=kernel)
     net.load_state_dict(state)
     return net.eval()
 

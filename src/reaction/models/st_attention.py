@@ -4,13 +4,24 @@ Two Inception-V3 streams. A map of where the *other* stream looks enters each ne
 RGB network, spatial maps the flow network (section 3.2). Phase 1 trains with constant maps of 0.1, phase 2 with
 Grad-CAM maps of phase 1, tests use maps of an attention network.
 
-What the thesis leaves unsaid, and where each choice is a parameter:
-- how a map enters: `entry`, `concat` (one more channel, the default) or `multiply` (every channel times the map);
-- how the weights of that channel start: `map_channel` of `expand_first_conv`, the mean of the RGB filters or zero;
-- input size, stack length, segments, dropout, batch, weight decay, momentum, epochs: the method's block in params.yaml;
-- whether phase 2 restarts or goes on from phase 1: `init` of the method;
-- whether Grad-CAM sees the augmented view or the frame: the whole frame, and the clip's crop and flip then cut both;
-- the crop count of the test and the fusion weights: the protocol.
+What the thesis leaves unsaid, the parameter of params.yaml that says it, and what we chose:
+- how a map enters: the method's `map.entry`, `concat` (one more channel, the default) or `multiply` (every channel
+  times the map);
+- how the weights of that channel start: `map.channel`, the mean of the RGB filters (the default) or zero;
+- what stands in for a Grad-CAM map that is zero everywhere: `map.constant`, the 0.1 of phase 1;
+- the flow stack's length: the stream's `stack`, 10 as in Two-Stream ConvNets;
+- the input: the scale's `input`, 299 pixels, Inception-V3's own;
+- segments in training: the method's `segments`, 1 (TSN is cited for its augmentation only);
+- batch, momentum, weight decay, dropout, epochs, gradient clipping, warm-up: keys of the stream by these names;
+  batch normalisation: the method's `partial_bn`, off;
+- the schedule on UCF-101: `steps` and `epochs` of the stream, those of HMDB-51;
+- whether phase 2 restarts or goes on: `init` of the method, which names phase 1, whose last epoch it starts from;
+- the attention network: `attention.net`, its `hidden` width, its batch, epochs, Adam's `learning_rate`, the frames
+  it sees of each video; its first kernel: `kernel` of `AttentionNet`, 3;
+- for which frames maps are computed: `attention.every`, each one;
+- crops in the test, the sampler, the fusion's weights, before or after softmax: the protocol, TSN's;
+- whether Grad-CAM sees the augmented view or the frame: the frame. This is no parameter: maps are made once and stored,
+  and the clip's crop and flip cut image and map alike.
 
 `concat` with a constant map trains exactly the plain stream: the first convolution is unpadded, has no bias and feeds a
 batch normalisation that removes any constant. `multiply` does not vanish: against the smaller variance, eps counts.
