@@ -86,6 +86,14 @@ def test_a_wrong_command_line_is_status_2_with_the_usage(capsys, command):
     assert capsys.readouterr().err.startswith("usage: reaction")
 
 
+def test_flow_hands_shard_threads_and_backend_on(monkeypatch):
+    calls = []
+    monkeypatch.setattr("reaction.data.extract.flow_shard", lambda *given: calls.append(given))
+    assert main(["flow", "folder", "--shard", "3"]) == 0
+    assert main(["flow", "folder", "--shard", "3", "--threads", "4", "--backend", "torch"]) == 0
+    assert calls == [(Path("folder"), 3, 1, "auto"), (Path("folder"), 3, 4, "torch")]
+
+
 def test_a_training_stopped_for_time_is_status_75_and_goes_on(small_project, capsys):
     folder = small_project.run("run")
     command = ["train", folder, "--checkpoints", "checkpoints/run"]

@@ -1,12 +1,16 @@
 """params.yaml as shipped, and what its reader says of mistakes."""
 
+import subprocess
+import sys
 from copy import deepcopy
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 import yaml
 from ruamel.yaml import YAML
 
+from reaction.flow import TVL1, defaults
 from reaction.params import ParamsError, load, parse
 
 SHIPPED = Path(__file__).parents[1] / "params.yaml"
@@ -104,6 +108,46 @@ def test_what_would_fail_after_days_is_refused_at_once(values, path, value, mess
     node[path[-1]] = value
     with pytest.raises(ParamsError, match=message):
         parse(values)
+
+
+@pytest.mark.parametrize(
+    ("semantics", "changes", "message"),
+    [
+        ("opencv-cuda", {"median": 5}, r"median is 5.*must be 1"),
+        ("opencv-cuda", {"outer_iterations": 10}, r"outer_iterations is 10.*must be 1"),
+        ("opencv-cpu", {"median": 4}, r"median is 4; OpenCV filters with 3 or 5"),
+        ("opencv5-cpu", {"scale_step": 1.0}, r"scale_step is 1\.0; it must lie between 0 and 1"),
+        ("opencv-cuda", {"epsilon": -0.01}, r"epsilon is -0\.01"),
+    ],
+)
+def test_flow_that_nobody_s_code_computes_is_refused_with_the_yaml_to_write(values, semantics, changes, message):
+    values["features"]["flow-340x256"]["semantics"] = semantics
+    values["features"]["flow-340x256"]["parameters"] |= changes
+    with pytest.raises(ParamsError, match=rf"features\.flow-340x256: .*{message}") as error:
+        parse(values)
+    written = yaml.safe_load(str(error.value).partition("OpenCV's own are\n")[2])
+    values["features"]["flow-340x256"] |= written
+    assert asdict(defaults(semantics)) == parse(values).features["flow-340x256"].parameters.model_dump()
+
+
+def test_the_papers_flow_is_opencv_s_cuda_code_with_its_defaults(values):
+    described = parse(values).features["flow-340x256"]
+    assert described.semantics == "opencv-cuda"
+    assert TVL1(**described.parameters.model_dump()) == defaults("opencv-cuda")
+
+
+def test_unknown_semantics_list_those_that_there_are(values):
+    values["features"]["flow-340x256"]["semantics"] = "opencv"
+    with pytest.raises(ParamsError, match=r"features\.flow-340x256\.semantics: .*'opencv-cuda', 'opencv-cpu'"):
+        parse(values)
+
+
+def test_reading_parameters_loads_no_heavy_library():
+    heavy = "{'torch', 'cv2', 'h5py', 'av', 'matplotlib'}"
+    script = f"import sys; from reaction.params import load; load(); print(*sorted({heavy} & set(sys.modules)))"
+    command = [sys.executable, "-c", script]
+    done = subprocess.run(command, cwd=SHIPPED.parent, capture_output=True, text=True, check=True)
+    assert done.stdout == "\n"
 
 
 def test_outside_the_project_the_error_says_where_to_go(tmp_path):

@@ -77,6 +77,14 @@ def test_another_flow_bound_moves_flow_and_what_hangs_below_but_not_rgb():
     assert not {("frames", "", "rgb"), ("train", "tsn", "rgb"), ("index", "", "")} & rules
 
 
+def test_other_flow_semantics_are_other_features():
+    def change(values):
+        flow = values["features"]["flow-128x96"]
+        flow |= {"semantics": "opencv-cpu"}
+
+    assert ("flow", "", "flow") in moved(change)
+
+
 def test_a_raised_recipe_moves_what_the_rule_makes(monkeypatch):
     before = set(Plan(parse(SHIPPED)).needed("synthetic"))
     monkeypatch.setitem(RECIPES, "score", RECIPES["score"] + 1)

@@ -72,9 +72,9 @@ def flow(project) -> Results:
     from reaction.data.store import decode_flow
 
     parameters = {"tau": 0.25, "lambda_": 0.15, "theta": 0.3, "nscales": 3, "warps": 2, "epsilon": 0.02}
-    parameters |= {"inner_iterations": 30, "outer_iterations": 2, "scale_step": 0.5, "gamma": 0.0, "median": 5}
+    parameters |= {"inner_iterations": 60, "outer_iterations": 1, "scale_step": 0.5, "gamma": 0.0, "median": 1}
     config = {"modality": "flow", "resize": "48x36", "jpeg_quality": 95, "bound": 8.0, "algorithm": "tvl1"}
-    config |= {"semantics": "opencv-cpu", "parameters": parameters, "shards": 2}
+    config |= {"semantics": "opencv-cuda", "parameters": parameters, "shards": 2}
     return extracted("flow", config, flow_shard, lambda blob: np.concatenate(decode_flow(blob)))
 
 

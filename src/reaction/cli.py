@@ -36,7 +36,8 @@ def _parser() -> argparse.ArgumentParser:
     _threads(index)
 
     _on_shard(commands, "frames", "extract RGB frames", _frames)
-    _on_shard(commands, "flow", "compute TV-L1 flow", _flow)
+    flow = _on_shard(commands, "flow", "compute TV-L1 flow", _flow)
+    flow.add_argument("--backend", default="auto", help="native, gpu, torch, opencv, opencv-cuda; unsaid: the fastest")
 
     train = _on_folder(commands, "train", "train one stream", _train)
     train.add_argument("--checkpoints", type=Path, required=True, help="resume states go here")
@@ -80,10 +81,11 @@ def _on_folder(commands, name: str, text: str, run) -> argparse.ArgumentParser:
     return command
 
 
-def _on_shard(commands, name: str, text: str, run) -> None:
+def _on_shard(commands, name: str, text: str, run) -> argparse.ArgumentParser:
     command = _on_folder(commands, name, text, run)
     command.add_argument("--shard", type=int, required=True)
     _threads(command)
+    return command
 
 
 def _workers(command: argparse.ArgumentParser) -> None:
@@ -128,7 +130,7 @@ def _frames(options: argparse.Namespace) -> None:
 def _flow(options: argparse.Namespace) -> None:
     from reaction.data.extract import flow_shard
 
-    flow_shard(options.folder, options.shard, options.threads)
+    flow_shard(options.folder, options.shard, options.threads, options.backend)
 
 
 def _train(options: argparse.Namespace) -> int | None:

@@ -13,8 +13,16 @@ def missing() -> Iterator[str]:
         yield f"none of {', '.join(RAR_PROGRAMS)}: HMDB-51 and UCF-101 come as rar (apt install libarchive-tools)"
     if importlib.util.find_spec("decord") is None:
         yield "no decord: PyAV decodes every video"
+    if note := _flow():
+        yield note
     if not _gpu():
         yield "no GPU: networks train on the CPU, which is enough for the scales `tiny` and `small`"
+
+
+def _flow() -> str | None:
+    from reaction.flow import choose
+
+    return choose("opencv-cuda")[1]
 
 
 def _gpu() -> bool:

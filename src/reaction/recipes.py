@@ -8,7 +8,7 @@ RECIPES: dict[str, int] = {
     "fetch": 1,
     "index": 1,
     "frames": 1,
-    "flow": 1,
+    "flow": 2,
     "train": 1,
     "gradcam": 1,
     "attention_net": 1,

@@ -1,4 +1,6 @@
 import csv
+import threading
+import time
 import tracemalloc
 
 import av
@@ -7,13 +9,15 @@ import h5py
 import numpy as np
 import pytest
 
+from reaction.data import extract
 from reaction.data.extract import ExtractionError, Progress, flow_shard, frames_shard, target_size
 from reaction.data.store import Shards, decode_flow, decode_rgb, shard_name, shard_of
 from reaction.files import sha256, write_json
 from reaction.flow import TVL1, dequantise, quantise, tvl1
+from reaction.flow.tvl1 import version
 
 COLUMNS = ("video", "path", "labels", "group", "frames", "fps", "width", "height", "sha256", "decoder")
-FAST = {"nscales": 2, "warps": 1, "outer_iterations": 2}
+FAST = {"nscales": 2, "warps": 2, "epsilon": 0.02, "inner_iterations": 60, "outer_iterations": 1, "median": 1}
 SHARDS = 2
 LENGTHS = {"still": 1, "pair": 2, "long": 21, "another": 5}
 
@@ -52,7 +56,7 @@ def write_index(folder, **changes):
 def write_config(folder, modality, **config):
     common = {"modality": modality, "resize": "64x48", "jpeg_quality": 95, "shards": SHARDS}
     flow = (
-        {"bound": 20.0, "algorithm": "tvl1", "semantics": "opencv-cpu", "parameters": FAST}
+        {"bound": 20.0, "algorithm": "tvl1", "semantics": "opencv-cuda", "parameters": FAST}
         if modality == "flow"
         else {}
     )
@@ -108,8 +112,9 @@ def test_flow_features_are_the_motion(project):
         assert abs(y - 1) < 0.25
 
 
-def test_flow_is_that_of_the_whole_video_at_once(project):
+def test_flow_is_that_of_the_whole_video_at_once(project, monkeypatch):
     """21 frames come in three chunks; the truth is computed from all of them in one."""
+    monkeypatch.setattr(extract, "PAIRS", dict.fromkeys(("native", "gpu", "torch"), 8))
     stored = extract_all(write_config(project, "flow", jpeg_quality=100), flow_shard)
     with av.open("fetched/videos/some class/long.mp4") as container:
         frames = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
@@ -142,13 +147,121 @@ def test_resizing_follows_the_rule(project):
     assert np.abs(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY) - small).mean() < 1.5
 
 
-def test_same_shard_twice_is_the_same_file(project):
-    folder = write_config(project, "flow")
-    path = folder / shard_name(shard_of("long", SHARDS))
-    flow_shard(folder, shard_of("long", SHARDS))
-    first = sha256(path)
-    flow_shard(folder, shard_of("long", SHARDS), threads=2)
-    assert sha256(path) == first
+@pytest.mark.parametrize(("threads", "pairs"), [(1, 64), (2, 64), (2, 1), (1, 7)])
+def test_same_bytes_whatever_the_threads_and_the_chunks(project, monkeypatch, threads, pairs):
+    folder, shard = write_config(project, "flow"), shard_of("long", SHARDS)
+    flow_shard(folder, shard)
+    first = sha256(folder / shard_name(shard))
+    monkeypatch.setattr(extract, "PAIRS", dict.fromkeys(("native", "gpu", "torch"), pairs))
+    flow_shard(folder, shard, threads)
+    assert sha256(folder / shard_name(shard)) == first
+
+
+def test_shard_and_log_say_who_computed_the_flow(project, capsys):
+    folder = write_config(project, "flow", shards=1)
+    flow_shard(folder, 0, threads=2, backend="torch")
+    by, lines = version("torch"), capsys.readouterr().out.splitlines()
+    assert Shards(folder).attributes["backend"] == by
+    assert lines[0] == f"flow shard 0: opencv-cuda TV-L1 by {by}, threads: 2"
+    assert lines[-1].startswith("flow shard 0: 4/4 videos, 26/26 pairs, ")
+
+
+def test_a_slower_backend_says_so_in_the_log(project, capsys, monkeypatch):
+    monkeypatch.setattr(extract, "choose", lambda *_: ("torch", "no native kernel (no compiler): it takes longer"))
+    flow_shard(write_config(project, "flow"), 0)
+    assert capsys.readouterr().out.splitlines()[1] == "no native kernel (no compiler): it takes longer"
+
+
+def test_a_backend_that_cannot_do_it_stops_before_the_first_video(project):
+    folder = write_config(project, "flow", semantics="opencv5-cpu", parameters={})
+    with pytest.raises(ValueError, match=r"opencv cannot be used: OpenCV 4\..* not opencv5-cpu"):
+        flow_shard(folder, 0, backend="opencv")
+    assert not list(folder.glob("shard-*"))
+
+
+def test_shards_by_different_backends_are_read_together(project):
+    folder = write_config(project, "flow", semantics="opencv-cpu", parameters={"nscales": 1, "warps": 1})
+    for shard, backend in enumerate(("torch", "opencv")):
+        flow_shard(folder, shard, backend=backend)
+    assert Shards(folder, expect={"semantics": "opencv-cpu"}).videos == sorted(LENGTHS)
+
+
+def failing(calls, error):
+    """A function that fails at its third call, whatever it is given."""
+
+    def fail(*_, **__):
+        calls.append(1)
+        if len(calls) == 3:
+            raise error
+        return np.zeros((4, 2, 48, 64), np.float32)
+
+    return fail
+
+
+@pytest.mark.parametrize(
+    ("where", "error", "kind", "message"),
+    [
+        ("cv2.cvtColor", cv2.error("out of memory"), ExtractionError, r"long\.mp4 of video long: out of memory"),
+        ("tvl1", ValueError("too small"), ExtractionError, r"long\.mp4 of video long: too small"),
+        ("quantise", OSError("no space left"), ExtractionError, r"long\.mp4 of video long: no space left"),
+        ("chunks", RuntimeError("a bug"), RuntimeError, "a bug"),
+        ("tvl1", RuntimeError("a bug"), RuntimeError, "a bug"),
+        ("encode_flow", RuntimeError("a bug"), RuntimeError, "a bug"),
+    ],
+)
+def test_an_error_in_any_thread_names_the_video_and_ends_the_threads(project, monkeypatch, where, error, kind, message):
+    folder, before = write_config(project, "flow"), threading.active_count()
+    monkeypatch.setattr(extract, "shard_of", lambda video, shards: int(video == "long"))
+    monkeypatch.setattr(extract, "PAIRS", dict.fromkeys(("native", "gpu", "torch"), 4))
+    fail = failing([1, 1] if where == "chunks" else [], error)
+    monkeypatch.setattr(f"reaction.data.extract.{where}", fail)
+    if where == "cv2.cvtColor":
+        monkeypatch.setattr(extract, "tvl1", lambda *_, **__: np.zeros((4, 2, 48, 64), np.float32))
+    with pytest.raises(kind, match=message) as raised:
+        flow_shard(folder, 1)
+    assert kind is ExtractionError or raised.value.__notes__ == ["(video long)"]
+    assert threading.active_count() == before
+    assert [path.name for path in folder.iterdir()] == ["config.json"]
+
+
+def test_threads_end_with_the_shard(project):
+    before = threading.active_count()
+    flow_shard(write_config(project, "flow"), 0)
+    assert threading.active_count() == before
+
+
+def test_no_stage_runs_away_from_a_slow_next_one(project, monkeypatch):
+    """Chunks of one pair; what is decoded and not yet solved, and solved and not yet encoded, stays at AHEAD."""
+    counts, worst = dict.fromkeys(("decoded", "solved", "encoded"), 0), {"decoded": 0, "solved": 0}
+
+    def decoded(path, *, decoder):
+        for number in range(200):
+            counts["decoded"] += 1
+            worst["decoded"] = max(worst["decoded"], counts["decoded"] - counts["solved"])
+            yield np.full((1, 32, 32, 3), number, np.uint8)
+
+    def solved(frames, **_):
+        time.sleep(0.002 if counts["solved"] < 100 else 0)  # first the solver is the slow one, then the encoder
+        counts["solved"] += 1
+        worst["solved"] = max(worst["solved"], counts["solved"] - counts["encoded"])
+        return np.zeros((1, 2, 32, 32), np.float32)
+
+    def encoded(field, quality):
+        time.sleep(0.002 if counts["encoded"] >= 100 else 0)
+        counts["encoded"] += 1
+        return b"jpeg"
+
+    monkeypatch.setattr(extract, "chunks", decoded)
+    monkeypatch.setattr(extract, "tvl1", solved)
+    monkeypatch.setattr(extract, "encode_flow", encoded)
+    monkeypatch.setattr(extract, "PAIRS", dict.fromkeys(("native", "gpu", "torch"), 1))
+    monkeypatch.setattr(extract, "shard_of", lambda video, shards: int(video == "long"))
+    write_index(project / "index", frames=200)
+    flow_shard(write_config(project, "flow", resize="32x32"), 1)
+    assert counts == {"decoded": 200, "solved": 199, "encoded": 199}
+    # The one being made, the one being used, the one that was just made of them, and a frame of overlap.
+    assert worst["decoded"] <= extract.AHEAD + 4
+    assert worst["solved"] <= extract.AHEAD + 2
 
 
 @pytest.mark.parametrize(("modality", "rule"), [("rgb", frames_shard), ("flow", flow_shard)])
@@ -166,15 +279,15 @@ def test_a_killed_shard_is_absent_and_the_next_job_makes_it(project, killed, mod
 def test_a_video_of_15_minutes_takes_the_memory_of_a_short_one(project, monkeypatch, modality, rule):
     """Pixels or flow of a frame are 3 kB or 4 kB here; an item's place in the shard is all that may be kept of it."""
     folder = write_config(project, modality, resize="32x32")
-    monkeypatch.setattr("reaction.data.extract.tvl1", lambda frames, *_, **__: np.zeros((len(frames) - 1, 2, 32, 32)))
-    monkeypatch.setattr("reaction.data.extract.shard_of", lambda video, shards: int(video == "long"))
+    monkeypatch.setattr(extract, "tvl1", lambda frames, **_: np.zeros((len(frames) - 1, 2, 32, 32), np.float32))
+    monkeypatch.setattr(extract, "shard_of", lambda video, shards: int(video == "long"))
 
     def peak(count):
-        def decoded(path, *, decoder, size):
-            for first in range(0, count, size):
-                yield np.full((min(size, count - first), 32, 32, 3), first % 251, np.uint8)
+        def decoded(path, *, decoder):
+            for first in range(0, count, 16):
+                yield np.full((min(16, count - first), 32, 32, 3), first % 251, np.uint8)
 
-        monkeypatch.setattr("reaction.data.extract.chunks", decoded)
+        monkeypatch.setattr(extract, "chunks", decoded)
         write_index(project / "index", frames=count)
         tracemalloc.start()
         rule(folder, 1)
@@ -182,8 +295,8 @@ def test_a_video_of_15_minutes_takes_the_memory_of_a_short_one(project, monkeypa
         tracemalloc.stop()
         return bytes_held
 
-    peak(100)  # imports and caches
-    growth = (peak(1100) - peak(100)) / 1000
+    peak(1100)  # imports and caches; enough for every stage to have its chunks
+    growth = (peak(2100) - peak(1100)) / 1000
     assert growth < 150, f"{growth * 15 * 60 * 25 / 1e6:.0f} MB for a video of 15 minutes"
 
 
@@ -234,13 +347,29 @@ def test_unknown_resize_rule(rule):
         target_size(320, 240, rule)
 
 
-def test_progress_says_how_long_it_will_take(monkeypatch):
+@pytest.mark.parametrize("unit", ["frames", "pairs"])
+def test_progress_says_how_fast_it_is_and_how_long_it_will_take(monkeypatch, unit):
     clock, lines = [100.0], []
     monkeypatch.setattr("reaction.data.extract.time.monotonic", lambda: clock[0])
-    progress = Progress("flow", 3, videos=2, frames=3700, report=lines.append)
-    progress.frames_done(4)
+    progress = Progress("flow", 3, videos=2, items=3700, unit=unit, report=lines.append)
+    progress.done(4)
     assert lines == []
     clock[0] += 10
-    progress.frames_done(6)
+    progress.done(6)
     progress.video_done()
-    assert lines == ["flow shard 3: 0/2 videos, 10/3700 frames, 1.0 frames/s, 1:01:30 left"]
+    assert lines == [f"flow shard 3: 0/2 videos, 10/3700 {unit}, 1.0 {unit}/s, 1:01:30 left"]
+
+
+def test_chunks_of_a_video_are_about_as_long(project, monkeypatch):
+    """20 pairs by at most 8 are 7, 7 and 6."""
+    seen = []
+
+    def solved(frames, **_):
+        seen.append(len(frames) - 1)
+        return np.zeros((len(frames) - 1, 2, 48, 64), np.float32)
+
+    monkeypatch.setattr(extract, "tvl1", solved)
+    monkeypatch.setattr(extract, "PAIRS", dict.fromkeys(("native", "gpu", "torch"), 8))
+    monkeypatch.setattr(extract, "shard_of", lambda video, shards: int(video == "long"))
+    flow_shard(write_config(project, "flow"), 1)
+    assert seen == [7, 7, 6]

@@ -31,10 +31,11 @@ rule flow:
         "timings/flow/{dataset}/{name}-{shard}.tsv"
     wildcard_constraints:
         name="flow-.+",
+    threads: 1
     resources:
         mem="4GB",
         runtime="12h",
     params:
         folder=subpath(output[0], parent=True),
     shell:
-        "reaction flow {params.folder:q} --shard {wildcards.shard} > {log:q} 2>&1"
+        "reaction flow {params.folder:q} --shard {wildcards.shard} --threads {threads} > {log:q} 2>&1"

@@ -202,7 +202,11 @@ class _Folder:
             attributes = {key: _plain(value) for key, value in file.attrs.items()}
             names, first = file["video"].asstr()[:], file["first"][:].tolist()
         _require(path, attributes, self._expect)
-        _require(path, attributes, {key: value for key, value in self._attributes.items() if key != "libraries"})
+        _require(
+            path,
+            attributes,
+            {key: value for key, value in self._attributes.items() if key not in ("libraries", "backend")},
+        )
         self._attributes = attributes
         self._where |= {name: (file, *span) for name, span in zip(names, pairwise(first), strict=True)}
 

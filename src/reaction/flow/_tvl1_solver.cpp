@@ -1,0 +1,694 @@
+// TV-L1 of one pair of pictures: Zach, Pock, Bischof, A Duality Based Approach for Realtime TV-L1 Optical Flow (DAGM 2007),
+// with the pyramids, warps, borders and stopping rules of OpenCV's three implementations (semantics in docs/flow.md).
+//
+// The time goes into the iterations. The primal step at (x, y) needs the duals at (x, y), (x-1, y) and (x, y-1); the dual step needs the
+// flow at (x, y), (x+1, y) and (x, y+1). So one loop over a row does the primal step of row y and, one vector behind, the dual step of
+// row y-1. Iteration k+1 may follow iteration k one row behind: `block` of them cross the picture together, in a wave of block+1 rows
+// that stays in the cache.
+#include <algorithm>
+#include <cmath>
+#include <cstdlib>
+#include <utility>
+
+#include "_tvl1_solver.hpp"
+#include "_tvl1_vector.hpp"
+
+namespace {
+
+using reaction::OPENCV5_CPU;
+using reaction::OPENCV_CPU;
+using reaction::OPENCV_CUDA;
+using reaction::MOST_BLOCK;
+using reaction::Parameters;
+using reaction::Semantics;
+
+constexpr int SIDE = 32;      // columns of padding on each side: what a group's taps may reach
+constexpr int ABOVE = 6;      // rows of padding above and below
+constexpr int REACH = 3;      // a point further outside sees nothing but padding
+constexpr int MOST_LEVELS = 64;
+constexpr int SMALLEST = 16;  // OpenCV's pyramid ends before a side is shorter
+constexpr float TINY = 1.1920929e-07f;  // FLT_EPSILON: below it a squared gradient is none
+
+int padded(int width) { return (width + GROUP - 1) / GROUP * GROUP + 2 * SIDE; }
+
+struct Size {
+    int height, width, stride;
+    std::size_t plane() const { return std::size_t(height + 2 * ABOVE) * stride; }
+};
+
+// One float a pixel with padding all around; row(-1) and row(height) exist.
+struct Plane {
+    float* origin = nullptr;
+    int stride = 0;
+    float* row(int y) const { return origin + std::ptrdiff_t(y) * stride; }
+};
+
+struct Memory {  // one aligned block, cut into planes
+    float* start;
+    float* next;
+    explicit Memory(std::size_t floats) {
+        std::size_t bytes = (floats * sizeof(float) + 127) / 64 * 64;
+        start = next = static_cast<float*>(std::aligned_alloc(64, bytes));
+        if (start) std::memset(start, 0, bytes);
+    }
+    ~Memory() { std::free(start); }
+    Memory(const Memory&) = delete;
+    Plane plane(const Size& size) {
+        Plane made{next + std::size_t(ABOVE) * size.stride + SIDE, size.stride};
+        next += size.plane();
+        return made;
+    }
+    float* line(std::size_t floats) {
+        float* made = next;
+        next += (floats + GROUP - 1) / GROUP * GROUP;
+        return made;
+    }
+};
+
+// Sixteen columns of one row, one field after the other, then the next sixteen: all that a step reads lies side by side, and a row needs
+// one pointer instead of ten.
+template <int FIELDS>
+struct Blocks {
+    float* origin = nullptr;
+    int stride = 0;
+
+    float* row(int y) const { return origin + std::ptrdiff_t(y) * stride; }
+    float* at(int y, int x, int field) const { return row(y) + x / GROUP * (FIELDS * GROUP) + field * GROUP + x % GROUP; }
+    static std::size_t floats(const Size& size) { return std::size_t(size.height + 1) * span(size); }
+    static int span(const Size& size) { return (size.width / GROUP + 1) * FIELDS * GROUP; }  // there is room for column `width`
+};
+
+// What the iterations of one warp change: flow and dual variables (p11, p12 belong to u1; p21, p22 to u2).
+enum Changing { U1, U2, P11, P12, P21, P22, CHANGING };
+typedef Blocks<CHANGING> State;
+
+// What they only read: the linearised data term rho(u) = constant + x*u1 + y*u2, and -1 / (x^2 + y^2).
+enum Reading { X, Y, CONSTANT, INVERSE, READING };
+typedef Blocks<READING> Data;
+
+struct Steps {
+    float limit, theta, taut;  // lambda*theta, theta, tau/theta
+};
+
+// ---------------------------------------------------------------------------------------------------------------- resizing
+
+// Where each of `count` outputs reads from, linearly between two neighbours.
+struct Taps {
+    int* left;
+    int* right;
+    float* weight;  // of the right neighbour
+
+    void aim(int count, int source, double ratio, bool half_pixel) {
+        for (int i = 0; i < count; i++) {
+            float at = half_pixel ? float((i + 0.5) * ratio - 0.5) : float(i) * float(ratio);
+            int low = int(std::floor(at));
+            weight[i] = at - float(low);
+            if (low < 0) low = 0, weight[i] = 0;
+            if (low >= source - 1) low = source - 1, weight[i] = 0;
+            left[i] = low;
+            right[i] = low + 1 < source ? low + 1 : low;
+        }
+    }
+};
+
+void resize(const Plane& from, const Plane& to, const Size& size, int source_width, const Taps& x, const Taps& y, float factor,
+            float* line) {
+    for (int row = 0; row < size.height; row++) {
+        const float *above = from.row(y.left[row]), *below = from.row(y.right[row]);
+        vec share = all(y.weight[row]), rest = all(1 - y.weight[row]);
+        for (int i = 0; i < source_width; i += LANES) store(line + i, load(above + i) * rest + load(below + i) * share);
+        float* out = to.row(row);
+        for (int i = 0; i < size.width; i++)
+            out[i] = (line[x.left[i]] * (1 - x.weight[i]) + line[x.right[i]] * x.weight[i]) * factor;
+    }
+}
+
+// ------------------------------------------------------------------------------------------------------------ preparation
+
+// Central differences, halved also at the borders, where the neighbour outside is the border itself.
+void gradients(const Plane& picture, const Plane& gx, const Plane& gy, const Size& size) {
+    for (int y = 0; y < size.height; y++) {
+        const float* here = picture.row(y);
+        const float *above = picture.row(y > 0 ? y - 1 : 0), *below = picture.row(y < size.height - 1 ? y + 1 : y);
+        float *x_out = gx.row(y), *y_out = gy.row(y);
+        for (int i = 0; i < size.width; i += LANES) {
+            store(y_out + i, all(0.5f) * (load(below + i) - load(above + i)));
+            store(x_out + i, all(0.5f) * (load(here + i + 1) - load(here + i - 1)));
+        }
+        int last = size.width - 1;
+        x_out[0] = 0.5f * (here[1] - here[0]);
+        x_out[last] = 0.5f * (here[last] - here[last - 1]);
+    }
+}
+
+// What lies outside of a picture for the warp: its border again (CUDA's textures) or zeros (cv::remap).
+void surround(const Plane& plane, const Size& size, bool repeat) {
+    for (int y = 0; y < size.height; y++) {
+        float* row = plane.row(y);
+        float first = repeat ? row[0] : 0, last = repeat ? row[size.width - 1] : 0;
+        for (int i = -SIDE; i < 0; i++) row[i] = first;
+        for (int i = size.width; i < size.stride - SIDE; i++) row[i] = last;
+    }
+    for (int y = 1; y <= ABOVE; y++) {
+        float *top = plane.row(-y) - SIDE, *bottom = plane.row(size.height - 1 + y) - SIDE;
+        if (repeat) {
+            std::memcpy(top, plane.row(0) - SIDE, sizeof(float) * size.stride);
+            std::memcpy(bottom, plane.row(size.height - 1) - SIDE, sizeof(float) * size.stride);
+        } else {
+            std::memset(top, 0, sizeof(float) * size.stride);
+            std::memset(bottom, 0, sizeof(float) * size.stride);
+        }
+    }
+}
+
+// ------------------------------------------------------------------------------------------------------------------- warp
+
+// A cubic through four neighbours is one through five whose first or last weight is zero. Five, around the *nearest* pixel, keep the
+// lanes of a still background together: around the pixel below, flow that trembles about zero would part them.
+struct Cubic {
+    vec weight[5];
+    ivec base;
+};
+
+// Keys' kernel. Points far outside look at padding only, wherever they are exactly.
+template <Semantics SEMANTICS>
+inline Cubic cubic_at(vec at, int side) {
+    constexpr float a = SEMANTICS == OPENCV_CUDA ? -0.5f : -0.75f;
+    at = clamp(at, all(-1e5f), all(1e5f));
+    vec base = nearest(at), fraction = at - base;  // in [-1/2, 1/2]
+    if (SEMANTICS == OPENCV_CPU) {                 // cv::remap of OpenCV 4 rounds to 1/32 pixel
+        vec steps = nearest(at * all(32.0f));
+        base = nearest(steps * all(1.0f / 32));
+        fraction = (steps - base * all(32.0f)) * all(1.0f / 32);
+    }
+    ivec left = fraction < all(0.0f);
+    vec none = all(0.0f), t = left ? -fraction : fraction, rest = all(1.0f) - t, square = t * t;
+    vec here = (all(a + 2) * t - all(a + 3)) * square + all(1.0f);
+    vec back = all(a) * t * rest * rest, end = all(a) * square * rest, ahead = all(1.0f) - here - back - end;
+    return Cubic{{left ? end : none, left ? ahead : back, here, left ? back : ahead, left ? none : end},
+                 as_int(clamp(base, all(float(-REACH)), all(float(side - 1 + REACH))))};
+}
+
+template <Semantics SEMANTICS>
+struct Warp {
+    const Plane &picture, &gx, &gy;
+    const Size& size;
+
+    // Where the lanes from column x on look, and how far that is from them in whole pixels.
+    struct Aim {
+        vec u1, u2, x_weight[5], y_weight[5];
+        std::int32_t move_x[LANES], row[LANES];
+        unsigned lanes;  // those inside the picture
+    };
+
+    inline void aim(const State& state, int x, int y, Aim& aim) const {
+        aim.u1 = load(state.at(y, x, U1));
+        aim.u2 = load(state.at(y, x, U2));
+        ivec column = counting_from(x);
+        Cubic x_axis = cubic_at<SEMANTICS>(as_float(column) + aim.u1, size.width);
+        Cubic y_axis = cubic_at<SEMANTICS>(all(float(y)) + aim.u2, size.height);
+        std::memcpy(aim.x_weight, x_axis.weight, sizeof x_axis.weight);
+        std::memcpy(aim.y_weight, y_axis.weight, sizeof y_axis.weight);
+        store(aim.move_x, x_axis.base - column);
+        store(aim.row, y_axis.base);
+        aim.lanes = bits(column < all(size.width));
+    }
+
+    // Picture and gradients there.
+    inline void sample(const Aim& aim, int x, vec out[3]) const {
+        ivec moves = load(aim.move_x), rows = load(aim.row);
+        unsigned left = aim.lanes;
+        while (left) {  // once for every different whole-pixel motion among the lanes: mostly once
+            int lane = __builtin_ctz(left);
+            std::ptrdiff_t at = std::ptrdiff_t(aim.row[lane] - 2) * size.stride + x + aim.move_x[lane] - 2;
+            ivec same = (moves == all(aim.move_x[lane])) & (rows == all(aim.row[lane]));
+            left &= ~bits(same);
+            for (int plane = 0; plane < 3; plane++) {
+                vec found = cubic((plane == 0 ? picture : plane == 1 ? gx : gy).origin + at, aim);
+                out[plane] = same ? found : out[plane];
+            }
+        }
+    }
+
+    // The values if every lane moved by the same whole pixels: loads side by side instead of one by one.
+    inline vec cubic(const float* corner, const Aim& aim) const {
+        vec sum = all(0.0f);
+        for (int j = 0; j < 5; j++, corner += size.stride) {
+            vec along = aim.x_weight[0] * load(corner);
+            for (int i = 1; i < 5; i++) along += aim.x_weight[i] * load(corner + i);
+            sum += aim.y_weight[j] * along;
+        }
+        return sum;
+    }
+
+    // The data term around the present flow. Some vectors are aimed ahead of being sampled, for the one waits for the other.
+    void linearise(const Plane& first, const State& state, const Data& data) const {
+        constexpr int AHEAD = 4;
+        Aim aims[AHEAD];
+        for (int y = 0; y < size.height; y++)
+            for (int start = 0; start < size.width; start += AHEAD * LANES) {
+                int count = std::min(AHEAD, (size.width - start + LANES - 1) / LANES);
+                for (int i = 0; i < count; i++) aim(state, start + i * LANES, y, aims[i]);
+                for (int i = 0; i < count; i++) linearise(aims[i], start + i * LANES, y, first, data);
+            }
+    }
+
+    inline void linearise(const Aim& aim, int x, int y, const Plane& first, const Data& data) const {
+        vec at[3] = {};
+        sample(aim, x, at);
+        vec square = at[1] * at[1] + at[2] * at[2];
+        store(data.at(y, x, X), at[1]);
+        store(data.at(y, x, Y), at[2]);
+        store(data.at(y, x, CONSTANT), at[0] - at[1] * aim.u1 - at[2] * aim.u2 - load(first.row(y) + x));
+        store(data.at(y, x, INVERSE), all(-1.0f) / greatest(square, all(TINY)));
+    }
+};
+
+// ------------------------------------------------------------------------------------------------------------- iterations
+
+// The rows of one step; `before` and `after` may be the same memory.
+struct Rows {
+    const float *data, *before, *before_above;
+    float *after, *after_above, *error;
+};
+
+struct Constants {
+    vec limit, theta, taut;
+    explicit Constants(const Steps& steps) : limit(all(steps.limit)), theta(all(steps.theta)), taut(all(steps.taut)) {}
+};
+
+// What one vector of columns leaves for the next.
+struct Carry {
+    vec left11, left21;    // duals of row y before this iteration
+    vec above1, above2;    // flow of row y-1 after it
+    vec here1, here2;      // flow of row y after it
+};
+
+template <int FIELDS>
+inline std::ptrdiff_t offset(int x) { return std::ptrdiff_t(unsigned(x) / GROUP) * (FIELDS * GROUP) + unsigned(x) % GROUP; }
+
+template <bool ERROR>
+inline void primal(const Rows& r, const Constants& c, int x, Carry& carry) {
+    const float *data = r.data + offset<READING>(x), *before = r.before + offset<CHANGING>(x);
+    const float* above = r.before_above + offset<CHANGING>(x);
+    vec gx = load(data + X * GROUP), gy = load(data + Y * GROUP);
+    vec u1 = load(before + U1 * GROUP), u2 = load(before + U2 * GROUP);
+    vec rho = load(data + CONSTANT * GROUP) + (gx * u1 + gy * u2);
+    vec by = clamp(rho * load(data + INVERSE * GROUP), -c.limit, c.limit);
+    vec p11 = load(before + P11 * GROUP), p21 = load(before + P21 * GROUP);
+    vec div1 = (p11 - left_of(carry.left11, p11)) + (load(before + P12 * GROUP) - load(above + P12 * GROUP));
+    vec div2 = (p21 - left_of(carry.left21, p21)) + (load(before + P22 * GROUP) - load(above + P22 * GROUP));
+    carry.left11 = p11;
+    carry.left21 = p21;
+    carry.here1 = (u1 + by * gx) + c.theta * div1;
+    carry.here2 = (u2 + by * gy) + c.theta * div2;
+    float* after = r.after + offset<CHANGING>(x);
+    store(after + U1 * GROUP, carry.here1);
+    store(after + U2 * GROUP, carry.here2);
+    if (ERROR) {
+        vec change1 = carry.here1 - u1, change2 = carry.here2 - u2;
+        store(r.error + x, load(r.error + x) + (change1 * change1 + change2 * change2));
+    }
+}
+
+inline void ascend(const float* before, float* after, vec dx, vec dy, vec taut) {
+    vec scale = all(1.0f) / (all(1.0f) + taut * root(dx * dx + dy * dy));
+    store(after, (load(before) + taut * dx) * scale);
+    store(after + GROUP, (load(before + GROUP) + taut * dy) * scale);
+}
+
+// `below`: flow of row y at columns x, after this iteration.
+inline void dual(const Rows& r, const Constants& c, int x, vec below1, vec below2, Carry& carry) {
+    const float *before = r.before_above + offset<CHANGING>(x), *next = r.after_above + offset<CHANGING>(x + LANES);
+    float* after = r.after_above + offset<CHANGING>(x);
+    vec next1 = load(next + U1 * GROUP), next2 = load(next + U2 * GROUP);
+    ascend(before + P11 * GROUP, after + P11 * GROUP, right_of(carry.above1, next1) - carry.above1, below1 - carry.above1, c.taut);
+    ascend(before + P21 * GROUP, after + P21 * GROUP, right_of(carry.above2, next2) - carry.above2, below2 - carry.above2, c.taut);
+    carry.above1 = next1;
+    carry.above2 = next2;
+}
+
+// Primal step of a row of `width` columns, dual step of the row above. LAST: only that, for below the last row lies the last row again.
+template <bool LAST, bool ERROR>
+void row_step(const Rows& r, const Constants& c, int width) {
+    Carry carry = {};
+    carry.above1 = load(r.after_above + U1 * GROUP);
+    carry.above2 = load(r.after_above + U2 * GROUP);
+    if (!LAST) primal<ERROR>(r, c, 0, carry);
+    int x = 0;
+    for (; x + LANES < width; x += LANES) {
+        vec below1 = LAST ? carry.above1 : carry.here1, below2 = LAST ? carry.above2 : carry.here2;
+        if (!LAST) primal<ERROR>(r, c, x + LANES, carry);
+        dual(r, c, x, below1, below2, carry);
+    }
+    dual(r, c, x, LAST ? carry.above1 : carry.here1, LAST ? carry.above2 : carry.here2, carry);
+    if (!LAST)  // beyond the last column lies the last column again
+        for (int u : {U1, U2}) r.after[offset<CHANGING>(width) + u * GROUP] = r.after[offset<CHANGING>(width - 1) + u * GROUP];
+}
+
+struct Iterations {
+    const Size& size;
+    const Data& data;
+    const Steps& steps;
+    float* spare;  // a row nobody reads
+    float* sums;   // a line for every iteration of a block: squared changes, summed down the columns
+
+    // `count` iterations from one state to another; errors[k] becomes the sum of squared changes of iteration k >= `measured`.
+    void run(const State& from, const State& to, int count, int measured, double* errors) const {
+        std::memset(sums, 0, sizeof(float) * size.stride * count);
+        const Constants constants(steps);
+        for (int wave = 0; wave < size.height + count; wave++)
+            for (int k = std::max(0, wave - size.height); k < count && k <= wave; k++)
+                row(k ? to : from, to, wave - k, constants, k < measured ? nullptr : sums + k * size.stride);
+        for (int k = measured; k < count; k++) {
+            errors[k] = 0;
+            for (int x = 0; x < size.width; x++) errors[k] += sums[k * size.stride + x];
+        }
+    }
+
+    // Primal row y and dual row y-1.
+    void row(const State& from, const State& to, int y, const Constants& constants, float* error) const {
+        int here = std::min(y, size.height - 1);
+        Rows r{data.row(here), from.row(here), from.row(y - 1), to.row(here), y ? to.row(y - 1) : spare, error};
+        if (y == size.height)
+            row_step<true, false>(r, constants, size.width);
+        else if (error)
+            row_step<false, true>(r, constants, size.width);
+        else
+            row_step<false, false>(r, constants, size.width);
+    }
+};
+
+// ----------------------------------------------------------------------------------------------------------------- median
+
+inline void exchange(vec& low, vec& high) {
+    vec less = least(low, high);
+    high = greatest(low, high);
+    low = less;
+}
+
+inline void sort5(vec& a, vec& b, vec& c, vec& d, vec& e) {  // nine exchanges, the fewest there can be
+    exchange(a, d), exchange(b, e);
+    exchange(a, c), exchange(b, d);
+    exchange(a, b), exchange(c, e);
+    exchange(b, c), exchange(d, e);
+    exchange(c, d);
+}
+
+inline void sort3(vec& a, vec& b, vec& c) { exchange(a, c), exchange(a, b), exchange(b, c); }
+
+// Median of 25 values c[rank][column], given as five columns, each sorted upwards. With the rows sorted too (the columns stay so), an entry
+// of rank (i, j) has (i+1)(j+1) - 1 entries below it and (5-i)(5-j) - 1 above, and more than 12 on a side exclude it. What remains are
+// three diagonals, d = {03, 12, 21, 30}, e = {04, 13, 22, 31, 40}, f = {14, 23, 32, 41}, with six entries below them all and six above.
+// Any m entries of d have together m+1 entries of e above them, so once each diagonal is sorted d_i <= e_i, and likewise e_(i+1) <= f_i.
+// Then d_1, d_2, d_3, e_1, e_2 have 7 of the 13 above them, e_4, e_5, f_2, f_3, f_4 have 7 below: the median is that of d_4, e_3, f_1.
+inline vec median25(vec c[5][5]) {
+    for (int rank = 0; rank < 5; rank++) sort5(c[rank][0], c[rank][1], c[rank][2], c[rank][3], c[rank][4]);
+    vec d = greatest(greatest(c[0][3], c[1][2]), greatest(c[2][1], c[3][0]));
+    sort5(c[0][4], c[1][3], c[2][2], c[3][1], c[4][0]);  // what is not read again the compiler leaves out
+    vec f = least(least(c[1][4], c[2][3]), least(c[3][2], c[4][1]));
+    sort3(d, c[2][2], f);
+    return c[2][2];
+}
+
+inline vec median9(vec c[3][3]) {
+    for (int rank = 0; rank < 3; rank++) sort3(c[rank][0], c[rank][1], c[rank][2]);
+    sort3(c[0][2], c[1][1], c[2][0]);
+    return c[1][1];
+}
+
+struct Median {
+    const Size& size;
+    float* sorted;  // five lines
+
+    // SIDE x SIDE pixels of one field, with the border repeated outside, as cv::medianBlur has it.
+    template <int SIDES>
+    void filter(const State& from, int field, const Plane& to) const {
+        for (int y = 0; y < size.height; y++) {
+            sort_columns<SIDES>(from, field, y);
+            float* out = to.row(y);
+            for (int x = 0; x < size.width; x += LANES) {
+                vec c[SIDES][SIDES];
+                for (int rank = 0; rank < SIDES; rank++)
+                    for (int i = 0; i < SIDES; i++) c[rank][i] = load(line(rank) + x + i - SIDES / 2);
+                if constexpr (SIDES == 5) store(out + x, median25(c));
+                if constexpr (SIDES == 3) store(out + x, median9(c));
+            }
+        }
+    }
+
+    float* line(int rank) const { return sorted + std::ptrdiff_t(rank) * size.stride + SIDE; }
+
+    // A column is sorted once for all the windows it is in.
+    template <int SIDES>
+    void sort_columns(const State& from, int field, int y) const {
+        const float* rows[SIDES];
+        for (int i = 0; i < SIDES; i++) rows[i] = from.row(std::clamp(y + i - SIDES / 2, 0, size.height - 1)) + field * GROUP;
+        for (int x = 0; x < size.width; x += LANES) {
+            vec v[SIDES];
+            for (int i = 0; i < SIDES; i++) v[i] = load(rows[i] + offset<CHANGING>(x));
+            if constexpr (SIDES == 5) sort5(v[0], v[1], v[2], v[3], v[4]);
+            if constexpr (SIDES == 3) sort3(v[0], v[1], v[2]);
+            for (int i = 0; i < SIDES; i++) store(line(i) + x, v[i]);
+        }
+        for (int rank = 0; rank < SIDES; rank++)
+            for (int i = 1; i <= SIDES / 2; i++) line(rank)[-i] = line(rank)[0], line(rank)[size.width - 1 + i] = line(rank)[size.width - 1];
+    }
+};
+
+// ----------------------------------------------------------------------------------------------------------------- solver
+
+struct Tvl1 final : reaction::Solver {
+    const Parameters parameters;
+    const bool cuda;
+    const Steps steps;
+    Size sizes[MOST_LEVELS];
+    const int levels;
+    Memory memory;
+    Plane first[MOST_LEVELS], second[MOST_LEVELS], u1[MOST_LEVELS], u2[MOST_LEVELS];
+    Taps down_x[MOST_LEVELS], down_y[MOST_LEVELS], up_x[MOST_LEVELS], up_y[MOST_LEVELS];
+    float *line, *sorted, *spare, *sums, *work;
+    Plane gx, gy;
+    Data data;
+    Plane smooth1, smooth2;
+    State state, other;  // the iterations go from one to the other, and the two change names
+
+    Tvl1(const Parameters& given, int height, int width)
+        : parameters(given),
+          cuda(given.semantics == OPENCV_CUDA),
+          steps{float(given.lambda * given.theta), float(given.theta), float(given.tau / given.theta)},
+          levels(measure(height, width)),
+          memory(wanted()) {
+        for (int level = 0; level < levels; level++) {
+            first[level] = memory.plane(sizes[level]);
+            second[level] = memory.plane(sizes[level]);
+            u1[level] = memory.plane(sizes[level]);
+            u2[level] = memory.plane(sizes[level]);
+            if (level) aim(level);
+        }
+        line = memory.line(sizes[0].stride);
+        spare = memory.line(State::span(sizes[0]));
+        sorted = memory.line(5 * std::size_t(sizes[0].stride));
+        sums = memory.line(std::size_t(sizes[0].stride) * parameters.block);
+        work = memory.next;
+    }
+
+    int measure(int height, int width) {
+        int most = parameters.nscales < MOST_LEVELS ? parameters.nscales : MOST_LEVELS;
+        for (int level = 0; level < most; level++) {
+            sizes[level] = Size{height, width, padded(width)};
+            height = int(std::nearbyint(height * parameters.scale_step));
+            width = int(std::nearbyint(width * parameters.scale_step));
+            if (height < SMALLEST || width < SMALLEST) return level + 1;
+        }
+        return most;
+    }
+
+    std::size_t wanted() const {
+        const Size& size = sizes[0];
+        std::size_t working = 4 * size.plane() + Data::floats(size) + 2 * State::floats(size);
+        std::size_t lines = (6 + std::size_t(parameters.block)) * size.stride + State::span(size) + 8 * GROUP;
+        for (int level = 0; level < levels; level++)
+            lines += 4 * sizes[level].plane() + 12 * (std::size_t(size.height) + size.width + 2 * GROUP);
+        return working + lines;
+    }
+
+    Taps taps(int count, int source, double ratio) {
+        Taps made{reinterpret_cast<int*>(memory.line(count)), reinterpret_cast<int*>(memory.line(count)), memory.line(count)};
+        made.aim(count, source, ratio, !cuda);
+        return made;
+    }
+
+    void aim(int level) {
+        const Size &fine = sizes[level - 1], &coarse = sizes[level];
+        double step = 1 / parameters.scale_step;
+        down_x[level] = taps(coarse.width, fine.width, step);
+        down_y[level] = taps(coarse.height, fine.height, step);
+        up_x[level] = taps(fine.width, coarse.width, double(coarse.width) / fine.width);
+        up_y[level] = taps(fine.height, coarse.height, double(coarse.height) / fine.height);
+    }
+
+    // The working memory, cut anew for every level, so that it stays in the cache.
+    void cut(const Size& size) {
+        memory.next = work;
+        for (Plane* plane : {&gx, &gy, &smooth1, &smooth2}) *plane = memory.plane(size);
+        blocks(data, size);
+        blocks(state, size);
+        blocks(other, size);
+        std::memset(state.row(-1), 0, sizeof(float) * State::floats(size));  // there are no duals yet,
+        std::memset(other.row(-1), 0, sizeof(float) * other.stride);         // and never any above the picture
+    }
+
+    template <int FIELDS>
+    void blocks(Blocks<FIELDS>& made, const Size& size) {
+        made.stride = Blocks<FIELDS>::span(size);
+        made.origin = memory.line(Blocks<FIELDS>::floats(size)) + made.stride;
+    }
+
+    void pack(const Plane& plane, int field, const Size& size) {
+        for (int y = 0; y < size.height; y++)
+            for (int x = 0; x < size.width; x += LANES) store(state.at(y, x, field), load(plane.row(y) + x));
+    }
+
+    void unpack(int field, const Plane& plane, const Size& size) {
+        for (int y = 0; y < size.height; y++)
+            for (int x = 0; x < size.width; x += LANES) store(plane.row(y) + x, load(state.at(y, x, field)));
+    }
+
+    void pair(const float* one, const float* two, float* flow) override {
+        pyramid(one, first);
+        pyramid(two, second);
+        for (int level = levels - 1; level >= 0; level--) {
+            cut(sizes[level]);
+            if (level < levels - 1) {
+                enlarge(u1[level + 1], u1[level], level);
+                enlarge(u2[level + 1], u2[level], level);
+                pack(u1[level], U1, sizes[level]);
+                pack(u2[level], U2, sizes[level]);
+            }
+            solve(level);
+        }
+        for (int y = 0; y < sizes[0].height; y++) {
+            std::memcpy(flow + std::size_t(y) * sizes[0].width, u1[0].row(y), sizeof(float) * sizes[0].width);
+            std::memcpy(flow + std::size_t(sizes[0].height + y) * sizes[0].width, u2[0].row(y), sizeof(float) * sizes[0].width);
+        }
+    }
+
+    void pyramid(const float* picture, const Plane* planes) {
+        for (int y = 0; y < sizes[0].height; y++)
+            std::memcpy(planes[0].row(y), picture + std::size_t(y) * sizes[0].width, sizeof(float) * sizes[0].width);
+        for (int level = 1; level < levels; level++)
+            resize(planes[level - 1], planes[level], sizes[level], sizes[level - 1].width, down_x[level], down_y[level], 1.0f, line);
+    }
+
+    void enlarge(const Plane& coarse, const Plane& fine, int level) {
+        float factor = float(1 / parameters.scale_step);
+        resize(coarse, fine, sizes[level], sizes[level + 1].width, up_x[level + 1], up_y[level + 1], factor, line);
+    }
+
+    void solve(int level) {
+        const Size& size = sizes[level];
+        gradients(second[level], gx, gy, size);
+        for (const Plane* plane : {&second[level], &gx, &gy}) surround(*plane, size, cuda);
+        for (int i = 0; i < parameters.warps; i++) {
+            if (cuda)
+                Warp<OPENCV_CUDA>{second[level], gx, gy, size}.linearise(first[level], state, data);
+            else if (parameters.semantics == OPENCV_CPU)
+                Warp<OPENCV_CPU>{second[level], gx, gy, size}.linearise(first[level], state, data);
+            else
+                Warp<OPENCV5_CPU>{second[level], gx, gy, size}.linearise(first[level], state, data);
+            iterate(size);
+        }
+        unpack(U1, u1[level], size);
+        unpack(U2, u2[level], size);
+    }
+
+    void iterate(const Size& size) {
+        Iterations iterations{size, data, steps, spare, sums};
+        double area = double(size.height) * size.width;
+        double threshold = parameters.epsilon * parameters.epsilon * area;
+        if (cuda) return until_checked(iterations, threshold);
+        double error = HUGE_VAL;
+        for (int outer = 0; outer < parameters.outer_iterations && error > threshold; outer++) {
+            if (parameters.median > 1) smooth(size);
+            error = until_small(iterations, float(threshold), error);
+        }
+    }
+
+    void smooth(const Size& size) {
+        Median median{size, sorted};
+        for (auto [field, plane] : {std::pair(U1, smooth1), std::pair(U2, smooth2)}) {
+            if (parameters.median == 5)
+                median.filter<5>(state, field, plane);
+            else
+                median.filter<3>(state, field, plane);
+            pack(plane, field, size);
+        }
+    }
+
+    // OpenCV's CUDA code: the change is looked at after an odd iteration, and then not before as many more have passed as it is times
+    // too large.
+    void until_checked(const Iterations& iterations, double threshold) {
+        double error = 0;
+        int done = 0, most = parameters.inner_iterations * parameters.outer_iterations;
+        while (done < most) {
+            int count = 0;
+            bool check = false;
+            while (!check && count < parameters.block && done + count < most) {
+                check = parameters.epsilon > 0 && (done + count) % 2 == 1 && error < threshold;
+                if (!check) error -= threshold;
+                count++;
+            }
+            double errors[MOST_BLOCK];
+            iterations.run(state, other, count, check ? count - 1 : count, errors);
+            std::swap(state, other);
+            done += count;
+            if (check) {
+                error = errors[count - 1];
+                if (error <= threshold) return;
+            }
+        }
+    }
+
+    // OpenCV's CPU code: the change is looked at after every iteration. A block in which it falls below the threshold is run again as far
+    // as there; how the changes shrink says how long a block may be.
+    double until_small(const Iterations& iterations, double threshold, double error) {
+        double errors[MOST_BLOCK], before = 0;
+        for (int done = 0; done < parameters.inner_iterations;) {
+            int count = std::min({parameters.block, parameters.inner_iterations - done, expected(before, error, threshold)});
+            iterations.run(state, other, count, 0, errors);
+            int stop = 0;
+            while (stop < count - 1 && errors[stop] > threshold) stop++;
+            if (stop < count - 1) iterations.run(state, other, stop + 1, stop + 1, errors);
+            std::swap(state, other);
+            done += stop + 1;
+            before = stop ? errors[stop - 1] : error;
+            error = errors[stop];
+            if (error <= threshold) break;
+        }
+        return error;
+    }
+
+    // Iterations until the change is at the threshold, if it goes on shrinking by the last factor. A few, where none is known: most warps
+    // take more, and what is run beyond the end is lost.
+    int expected(double before, double error, double threshold) const {
+        if (!(threshold > 0)) return parameters.block;
+        if (!(before > error) || std::isinf(before)) return 3;
+        double left = std::log(threshold / error) / std::log(error / before);
+        return left < 1 ? 1 : left > parameters.block ? parameters.block : int(left);
+    }
+};
+
+}  // namespace
+
+#define REACTION_JOIN(a, b) a##b
+#define REACTION_MAKE(isa) REACTION_JOIN(make_, isa)
+
+namespace reaction {
+Solver* REACTION_MAKE(REACTION_ISA)(const Parameters& parameters, int height, int width) {
+    Tvl1* made = new Tvl1(parameters, height, width);
+    if (made->memory.start) return made;
+    delete made;
+    return nullptr;
+}
+}  // namespace reaction

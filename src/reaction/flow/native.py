@@ -1,0 +1,68 @@
+"""TV-L1 by the native kernel, `_tvl1.cpp`: every semantics, several threads, no illumination term.
+
+Additions, multiplications, divisions and roots are the machine's own, each rounded once and in one order, so a picture
+has the same flow, bit for bit, on AVX-512, AVX2 and the baseline, by any number of threads.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from reaction.flow.tvl1 import TVL1
+
+
+def available() -> str | None:
+    """Why the kernel cannot be used here; None where it can."""
+    try:
+        from reaction.flow import _tvl1  # noqa: F401
+    except ImportError as error:
+        return f"it was not built, which takes a C++17 compiler when the package is installed ({error})"
+    return None
+
+
+def instruction_sets() -> list[str]:
+    """Those the kernel was built for and this machine has, the fastest first."""
+    from reaction.flow import _tvl1
+
+    return _tvl1.instruction_sets()
+
+
+def native_tvl1(
+    frames: np.ndarray,
+    parameters: TVL1,
+    semantics: str,
+    threads: int = 1,
+    *,
+    instruction_set: str = "auto",
+    block: int = 8,
+) -> np.ndarray:
+    """float32 (n-1, 2, H, W) pixels for grey float32 frames (n, H, W) in 0..255, n >= 2.
+
+    `instruction_set` and `block`, the iterations that cross the picture together, change the speed and no result.
+    """
+    from reaction.flow import _tvl1
+
+    frames = np.ascontiguousarray(frames, np.float32)
+    flow = np.empty((len(frames) - 1, 2, *frames.shape[1:]), np.float32)
+    _tvl1.tvl1(
+        frames,
+        flow,
+        tau=parameters.tau,
+        lambda_=parameters.lambda_,
+        theta=parameters.theta,
+        nscales=parameters.nscales,
+        warps=parameters.warps,
+        epsilon=parameters.epsilon,
+        inner_iterations=parameters.inner_iterations,
+        outer_iterations=parameters.outer_iterations,
+        scale_step=parameters.scale_step,
+        median=parameters.median,
+        semantics=semantics,
+        threads=threads,
+        instruction_set=instruction_set,
+        block=block,
+    )
+    return flow
