@@ -8,8 +8,10 @@ from reaction.clips.transforms import (
     crop_sizes,
     fixed_offsets,
     flip,
+    mean_flow,
     multi_scale_crop,
     normalise,
+    subtract_mean_flow,
     test_crops,
 )
 
@@ -151,3 +153,31 @@ def test_normalise_is_inceptions_rule():
     result = normalise(values)
     assert result.dtype == np.float32
     np.testing.assert_allclose(result, (values / 255 - 0.5) / 0.5, atol=1e-6)
+
+
+@pytest.mark.parametrize("flipped", [False, True])
+def test_mean_flow_comes_off_the_whole_field_before_crop_and_flip(flipped):
+    rng = np.random.default_rng(0)
+    fields = rng.integers(0, 256, (3, 12, 16, 2)).astype(np.uint8)
+    crop = Crop(3, 2, 8, 8)
+    patches = [apply_crop(field, crop, 8) for field in fields]
+    patches = [flip(patch, "flow") for patch in patches] if flipped else patches
+    places = np.array([[0, 1], [1, 2]])  # two stacks of two fields
+    stacks = normalise(np.stack([np.moveaxis(patch, -1, 0) for patch in patches])[places].reshape(2, 4, 8, 8))
+    result = subtract_mean_flow(stacks, mean_flow(fields, flipped)[places])
+
+    vectors = fields / 127.5 - 1  # the same in floats, vector by vector
+    centred = vectors - vectors.reshape(3, -1, 2).mean(axis=1)[:, None, None]
+    expected = centred[:, 2:10, 3:11]
+    expected = expected[:, :, ::-1] * [-1, 1] if flipped else expected
+    expected = np.moveaxis(expected, -1, 1)[places].reshape(2, 4, 8, 8)
+    np.testing.assert_allclose(result, expected, atol=1e-6)
+    assert result.dtype == np.float32
+
+
+def test_without_mean_flow_a_panning_camera_stands_still():
+    still = np.full((6, 8, 2), 128, np.uint8)
+    panning = still + np.array([20, 7], np.uint8)
+    stacks = normalise(np.stack([np.moveaxis(field, -1, 0) for field in (still, panning)]).reshape(1, 4, 6, 8))
+    result = subtract_mean_flow(stacks, mean_flow([still, panning], False)[None])
+    np.testing.assert_allclose(result, 0, atol=1e-6)

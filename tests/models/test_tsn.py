@@ -28,6 +28,52 @@ def test_consensus_is_the_mean_over_segments():
     assert TSN(Means())(clip).tolist() == [[2.0, 20.0], [7.0, 60.0]]
 
 
+VALUES = torch.tensor([[[1.0, 90.0], [3.0, 30.0], [2.0, 0.0]], [[5.0, 50.0], [9.0, 70.0], [4.0, 60.0]]])  # (B, K, C)
+
+
+def test_max_consensus_takes_each_class_where_it_is_highest():
+    clip = VALUES[..., None, None].expand(-1, -1, -1, 4, 6)
+    assert TSN(Means(), consensus="max")(clip).tolist() == [[3.0, 90.0], [9.0, 70.0]]
+
+
+def test_weighted_consensus_is_a_linear_combination_that_starts_as_the_mean():
+    clip = VALUES[..., None, None].expand(-1, -1, -1, 4, 6)
+    model = TSN(Means(), consensus="weighted", segments=3)
+    torch.testing.assert_close(model(clip), VALUES.mean(1))
+    with torch.no_grad():
+        model.segment_weights.copy_(torch.tensor([0.5, -1.0, 2.0]))
+    assert model(clip).tolist() == [[1.5, 15.0], [1.5, 75.0]]
+    model(clip)[0, 1].backward()
+    assert model.segment_weights.grad.tolist() == [90.0, 30.0, 0.0]
+
+
+@pytest.mark.parametrize(("consensus", "own"), [("average", []), ("max", []), ("weighted", ["segment_weights"])])
+def test_a_consensus_adds_no_tensor_but_its_weights_and_draws_nothing(consensus, own):
+    plain = TSN(tiny())
+    model = TSN(tiny(), consensus=consensus, segments=3)
+    after = torch.rand(1)
+    assert sorted(model.state_dict()) == sorted([*plain.state_dict(), *own])
+    tiny()
+    assert torch.equal(after, torch.rand(1))
+
+
+@pytest.mark.parametrize("consensus", ["average", "max", "weighted"])
+def test_a_lone_view_is_its_own_consensus(consensus):
+    model = TSN(Means(), consensus=consensus, segments=3)
+    if consensus == "weighted":
+        torch.nn.init.constant_(model.segment_weights, 7.0)
+    assert model(VALUES[:, :1, :, None, None]).tolist() == VALUES[:, 0].tolist()
+
+
+def test_consensus_refuses_what_it_cannot_mean():
+    with pytest.raises(ValueError, match=r"average, max, weighted, not 'median'"):
+        TSN(Means(), consensus="median")
+    with pytest.raises(ValueError, match="needs segments, 2 or more, not None"):
+        TSN(Means(), consensus="weighted")
+    with pytest.raises(ValueError, match="weights for 3 segments, got 2"):
+        TSN(Means(), consensus="weighted", segments=3)(torch.zeros(1, 2, 3, 4, 4))
+
+
 def test_one_segment_is_the_backbone():
     backbone = tiny().eval()
     x = torch.randn(2, 3, 75, 75)

@@ -125,3 +125,24 @@ def normalise(image: np.ndarray) -> np.ndarray:
     scaled *= np.float32(2 / 255)
     scaled -= 1
     return scaled
+
+
+def mean_flow(fields: Sequence[np.ndarray], flipped: bool) -> np.ndarray:
+    """The mean vector of each whole stored field, uint8 (H, W, 2), float32 (fields, 2) as `normalise` scales values.
+
+    `flipped`: of the mirrored scene, whose horizontal mean has the other sign.
+    """
+    means = np.stack([field.mean(axis=(0, 1), dtype=np.float64) for field in fields]) * (2 / 255) - 1
+    if flipped:
+        means[:, 0] *= -1
+    return means.astype(np.float32)
+
+
+def subtract_mean_flow(stacks: np.ndarray, means: np.ndarray) -> np.ndarray:
+    """Flow stacks (K, 2L, h, w) less the mean vectors (K, L, 2) of their fields, both normalised.
+
+    "From each displacement field d we subtract its mean vector" (Simonyan & Zisserman, NIPS 2014, section 3.1); the
+    field is the whole frame's, from which the input is cut afterwards. The mean is taken off normalised values, not
+    off bytes: those would be cut at the flow's bound a second time.
+    """
+    return stacks - means.reshape(len(stacks), -1, 1, 1)
