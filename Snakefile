@@ -20,7 +20,7 @@ wildcard_constraints:
     dataset="[a-z0-9_]+",
     name="[^/]+",
     shard=r"\d{3}",
-    table="(?!.*_comparisons)[a-z0-9_]+",
+    table="(?!.*_(comparisons|maps))[a-z0-9_]+",
 
 
 rule all:

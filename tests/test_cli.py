@@ -94,6 +94,13 @@ def test_flow_hands_shard_threads_and_backend_on(monkeypatch):
     assert calls == [(Path("folder"), 3, 1, "auto"), (Path("folder"), 3, 4, "torch")]
 
 
+def test_agree_hands_folder_and_threads_on(monkeypatch):
+    calls = []
+    monkeypatch.setattr("reaction.attention.maps.agree_maps", lambda *given: calls.append(given))
+    assert main(["agree", "folder"]) == main(["agree", "folder", "--threads", "4"]) == 0
+    assert calls == [(Path("folder"), 1), (Path("folder"), 4)]
+
+
 def test_a_training_stopped_for_time_is_status_75_and_goes_on(small_project, capsys):
     folder = small_project.run("run")
     command = ["train", folder, "--checkpoints", "checkpoints/run"]

@@ -9,8 +9,8 @@ import pytest
 import yaml
 
 from reaction.data import synthetic
-from reaction.params import parse
-from reaction.plan import FILES, KINDS, Plan
+from reaction.params import ParamsError, parse
+from reaction.plan import FILES, KINDS, Plan, incomparable
 from reaction.recipes import RECIPES
 
 ROOT = Path(__file__).parents[1]
@@ -110,10 +110,104 @@ def test_maps_cross_over_between_the_streams():
     assert run.inputs["init"].config["stream"] == "rgb"
 
 
-def test_nothing_computed_with_the_test_label_enters_a_test():
-    for artifact in Plan(parse(SHIPPED)).artifacts.values():
-        if artifact.rule == "score" and "maps" in artifact.inputs:
-            assert artifact.inputs["maps"].rule == "attend"
+def test_nothing_computed_with_the_test_label_enters_a_test_but_an_oracle_s():
+    params = parse(SHIPPED)
+    plan = Plan(params)
+    for name, results in plan.tables.items():
+        for result in results:
+            scored = [one for one in result.artifact.with_ancestors() if one.rule == "score" and "maps" in one.inputs]
+            labelled = any(one.inputs["maps"].config.get("label") == "true" for one in scored)
+            why = incomparable(params, params.tables[name].parts[0], result.method)
+            assert labelled == any(reason.startswith("oracle") for reason in why)
+
+
+def ablation(**changes):
+    """The plan of a table with st_attention alone, some of whose keys are changed."""
+    method = SHIPPED["methods"]["st_attention"] | changes
+    table = SHIPPED["tables"]["synthetic"] | {"methods": ["odd"], "seeds": [0], "comparisons": [], "papers": []}
+    changed = SHIPPED | {
+        "methods": SHIPPED["methods"] | {"odd": method},
+        "tables": {"odd": table},
+        "reproduce": [],
+        "figures": {},
+    }
+    return Plan(parse(changed))
+
+
+def test_one_directional_attention_leaves_the_other_stream_its_constant():
+    plan = ablation(attention=SHIPPED["methods"]["st_attention"]["attention"] | {"streams": ["rgb"]})
+    maps = {r.stream: r.artifact.config["maps"]["source"] for r in plan.tables["odd"] if r.stream != "fusion"}
+    assert maps == {"rgb": "learned", "flow": "constant"}
+    runs = {r.stream: r.artifact.inputs["run"] for r in plan.tables["odd"] if r.stream != "fusion"}
+    assert "maps" in runs["rgb"].inputs
+    assert "maps" not in runs["flow"].inputs
+
+
+def test_several_layers_make_one_map():
+    layers = ["Mixed_7a", "Mixed_7b"]
+    plan = ablation(attention=SHIPPED["methods"]["st_attention"]["attention"] | {"layers": layers})
+    nets = [one for one in plan.needed("odd").values() if one.rule == "attention_net"]
+    renamed = [SHIPPED["scales"]["tiny"]["layers"][layer] for layer in layers]
+    assert {tuple(one.config["layers"]) for one in nets} == {tuple(renamed)}
+    assert all("layer" not in one.config for one in nets)
+
+
+def test_alternation_follows_algorithm_1():
+    """Round by round: rgb reads the maps of the flow net before it, flow those of the rgb net beside it."""
+    attention = SHIPPED["methods"]["st_attention"]["attention"] | {"from": None}
+    plan = ablation(init=None, attention=attention, alternation={"epochs_per_round": 8})
+    runs = {one.name: one for one in plan.needed("odd").values() if one.rule == "train"}
+    epochs = SHIPPED["scales"]["tiny"]["epochs"]
+    assert len(runs) == 2 * -(-epochs // 8)
+
+    def number(stream, k):
+        return runs[f"odd-{stream}-split1-seed0-tiny-round{k}"]
+
+    first, last = number("rgb", 0), number("rgb", 3)
+    assert "maps" not in first.inputs
+    assert "init" not in first.inputs
+    assert first.config["maps"] == {"source": "constant", "value": 0.1}
+    assert number("flow", 0).inputs["maps"].inputs["run"] is first
+    assert last.inputs["maps"].inputs["run"] is number("flow", 2)
+    assert last.inputs["init"] is number("rgb", 2)
+    assert last.config["training"]["first_epoch"] == 24
+    assert last.config["training"]["epochs"] == epochs - 24
+    assert sum(number("flow", k).config["training"]["epochs"] for k in range(4)) == epochs
+
+
+def test_an_option_that_is_not_taken_moves_no_hash():
+    plan = Plan(parse(SHIPPED))
+    for one in plan.needed("hmdb51").values():
+        taken = {"consensus", "mean_flow", "first_epoch", "part", "layers", "sweep", "svm"} & {
+            *one.config,
+            *one.config.get("network", {}),
+            *one.config.get("training", {}),
+        }
+        assert not taken - ({"part"} if one.rule == "gradcam" else set())
+
+
+def test_weights_of_a_fusion_are_swept_on_held_out_training_groups():
+    streams = {
+        stream: recipe | {"holdout": 0.2} for stream, recipe in SHIPPED["methods"]["st_phase1"]["streams"].items()
+    }
+    method = SHIPPED["methods"]["st_phase1"] | {"streams": streams}
+    swept = {k: v for k, v in SHIPPED["protocols"]["centre"].items() if k != "fusion"} | {
+        "sweep": {"rgb": [1.0], "flow": [0.5, 1.0, 2.0]}
+    }
+    table = SHIPPED["tables"]["synthetic"] | {"methods": ["held:swept"], "seeds": [0], "comparisons": [], "papers": []}
+    changed = SHIPPED | {
+        "methods": SHIPPED["methods"] | {"held": method},
+        "protocols": SHIPPED["protocols"] | {"swept": swept},
+        "tables": {"odd": table},
+        "reproduce": [],
+        "figures": {},
+    }
+    fused = next(r.artifact for r in Plan(parse(changed)).tables["odd"] if r.stream == "fusion")
+    assert set(fused.inputs) == {"index", "rgb", "flow", "heldout_rgb", "heldout_flow"}
+    assert fused.inputs["heldout_rgb"].config["part"] == "heldout"
+    assert fused.inputs["heldout_rgb"].inputs["run"] is fused.inputs["rgb"].inputs["run"]
+    with pytest.raises(ParamsError, match="holdout"):
+        parse(changed | {"methods": SHIPPED["methods"] | {"held": SHIPPED["methods"]["st_phase1"]}})
 
 
 def test_a_scale_brings_its_own_schedule_and_paper_scale_keeps_the_methods():

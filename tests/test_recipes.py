@@ -167,9 +167,24 @@ def fuse(project) -> Results:
         return {"scores": file["scores"][:].tolist()} | {key: metrics[key] for key in kept}
 
 
+def agree(project) -> Results:
+    from reaction.attention.maps import agree_maps
+
+    run = formula_run(project)
+    kinds = {"learned": False, "gradcam": True}
+    maps = {
+        kind: formula_maps(project, normalise=normalise, inputs={"run": run}, phase=float(normalise))
+        for kind, normalise in kinds.items()
+    }
+    facts = {"method": "golden", "stream": "rgb", "split": "split1", "seed": 0, "scale": "tiny", "part": "test"}
+    folder = frozen("agree", facts, {"index": project.index} | maps)
+    agree_maps(folder)
+    return read_json(folder / "metrics.json")
+
+
 RULES: dict[str, Callable[..., Results]] = {
     function.__name__: function
-    for function in (fetch, index, frames, flow, train, gradcam, attention_net, attend, score, fuse)
+    for function in (fetch, index, frames, flow, train, gradcam, attention_net, attend, agree, score, fuse)
 }
 
 
@@ -351,15 +366,15 @@ def write_formula(network, path: Path) -> None:
     write_weights(path, state)
 
 
-def formula_maps(project, *, normalise: bool) -> str:
+def formula_maps(project, *, normalise: bool, inputs: dict[str, str] | None = None, phase: float = 0.0) -> str:
     """Maps of every second frame of every video."""
     from reaction.data.index import read_index
     from reaction.data.store import MapWriter, shard_name
 
-    folder = frozen("gradcam", {}, {}, f"formula-{normalise}")
+    folder = frozen("gradcam", {}, inputs or {}, f"formula-{normalise}")
     with MapWriter(folder / shard_name(0), {"every": 2, "normalise": normalise}) as writer:
         for k, video in enumerate(read_index(project.index)):
-            writer.add(video.video, 0.5 + 0.4 * formula((-(-video.frames // 2), 5, 5), k))
+            writer.add(video.video, 0.5 + 0.4 * formula((-(-video.frames // 2), 5, 5), k + phase))
     return str(folder)
 
 

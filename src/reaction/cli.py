@@ -48,6 +48,7 @@ def _parser() -> argparse.ArgumentParser:
     _on_shard(commands, "gradcam", "compute Grad-CAM maps of a trained run", _gradcam)
     _threads(_on_folder(commands, "attention_net", "train the network that predicts the maps", _attention_net))
     _on_shard(commands, "attend", "predict maps with an attention network", _attend)
+    _threads(_on_folder(commands, "agree", "measure how far predicted maps are from the Grad-CAM they imitate", _agree))
 
     score = _on_folder(commands, "score", "score the test videos and evaluate them", _score)
     _workers(score)
@@ -63,6 +64,11 @@ def _parser() -> argparse.ArgumentParser:
     figure.add_argument("stem", type=Path, help="what the files' names begin with")
     figure.add_argument("--spec", required=True, type=json.loads, help="what is drawn, as JSON")
     figure.set_defaults(run=_figure)
+
+    thesis = commands.add_parser("thesis_figures", help="draw the figures of the thesis")
+    thesis.add_argument("stem", type=Path, help="what the files' names begin with")
+    thesis.add_argument("--spec", required=True, type=json.loads, help="what is drawn, as JSON")
+    thesis.set_defaults(run=_thesis_figures)
 
     ls = commands.add_parser("ls", help="list artifacts: what they are, their size, whether params.yaml asks for them")
     ls.set_defaults(run=_ls)
@@ -169,6 +175,12 @@ def _attend(options: argparse.Namespace) -> None:
     attend_shard(options.folder, options.shard, options.threads)
 
 
+def _agree(options: argparse.Namespace) -> None:
+    from reaction.attention.maps import agree_maps
+
+    agree_maps(options.folder, options.threads)
+
+
 def _score(options: argparse.Namespace) -> None:
     from reaction.evaluation.fuse import evaluate_scores
     from reaction.training.run import score_run
@@ -193,6 +205,12 @@ def _figure(options: argparse.Namespace) -> None:
     from reaction.tables.figures import figures
 
     figures(options.spec, options.stem)
+
+
+def _thesis_figures(options: argparse.Namespace) -> None:
+    from reaction.tables.thesis import thesis_figures
+
+    thesis_figures(options.spec, options.stem)
 
 
 def _ls(options: argparse.Namespace) -> None:

@@ -11,7 +11,9 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-Stream = Literal["rgb", "flow"]
+Stream = Literal["rgb", "flow", "rgbdiff"]
+MODALITY = {"rgb": "rgb", "flow": "flow", "rgbdiff": "rgb"}  # the features a stream reads
+MapSource = Literal["learned", "constant", "gradcam-predicted", "gradcam-true"]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[int, Field(gt=0)]
 AT_LEAST_ONE = Field(min_length=1)
@@ -166,6 +168,9 @@ class StreamRecipe(Model):
     holdout: Annotated[float, Field(ge=0, lt=1)] = Field(
         description="share of the training groups that chooses the best epoch instead of training"
     )
+    mean_flow: bool = Field(
+        False, description="each displacement field loses its mean vector (Two-Stream, section 3.1)"
+    )
 
 
 class MapInput(Model):
@@ -189,21 +194,35 @@ class AttentionNet(Model):
 
 
 class Attention(Model):
-    """Where the maps come from: another method's runs, the other stream, one layer."""
+    """Where the maps come from: another method's runs or the round before, the other stream, one layer or several."""
 
-    source: str = Field(alias="from", description="the method whose runs are looked at")
-    layer: str
+    source: str | None = Field(
+        None, alias="from", description="the method whose runs are looked at; alternation has none"
+    )
+    layers: Annotated[tuple[str, ...], AT_LEAST_ONE] = Field(
+        description="several: the mean of their maps, min-max again"
+    )
+    streams: tuple[Literal["rgb", "flow"], ...] = Field(
+        ("rgb", "flow"), description="those that read the other stream's maps; the others keep the constant map"
+    )
     train_maps: Literal["gradcam-true", "gradcam-predicted", "learned"]
-    test_maps: Literal["learned"]
     every: Positive = Field(description="a map for every n-th frame; the frames between read the one before")
     net: AttentionNet
+
+
+class Alternation(Model):
+    """End-to-end training (Park 2019, Algorithm 1): a round trains rgb, maps with it, trains flow, maps with it."""
+
+    epochs_per_round: Positive
 
 
 class Method(Model):
     """A paper's network and recipe."""
 
-    backbone: Literal["inception_v3"]
+    backbone: Literal["inception_v3", "bn_inception", "cnn_m_2048", "vgg16"]
+    input: Positive = Field(description="pixels a side that the network sees")
     segments: Positive
+    consensus: Literal["average", "max", "weighted"] = "average"
     partial_bn: bool = Field(
         description="takes effect with pretrained weights only: an untrained net's statistics say nothing"
     )
@@ -212,6 +231,7 @@ class Method(Model):
     init: str | None = Field(None, description="the method whose run of the same split, seed and stream is the start")
     map: MapInput | None = None
     attention: Attention | None = None
+    alternation: Alternation | None = None
     stands_in: str | None = Field(None, description="what differs from the paper's own network, if anything does")
 
     @property
@@ -224,7 +244,7 @@ class Scale(Model):
     """What a smaller run changes. The only override there is."""
 
     width: Annotated[float, Field(gt=0)]
-    input: Positive
+    input: Positive | None = None
     features: dict[Stream, str]
     weights: str | None = None
     epochs: Positive | None = None
@@ -238,7 +258,9 @@ class Scale(Model):
     )
     stack: Positive | None = Field(None, description="for flow")
     net_epochs: Positive | None = Field(None, description="for the attention networks")
-    layer: str | None = Field(None, description="attention layer, where the recipe's would be a single cell")
+    layers: dict[str, str] | None = Field(
+        None, description="instead of the recipe's attention layers, which would be single cells"
+    )
     every: Positive | None = None
 
     @model_validator(mode="after")
@@ -248,34 +270,78 @@ class Scale(Model):
         return self
 
 
-class Fusion(Model):
-    """What each stream's scores count for."""
+class SVM(Model):
+    """A linear SVM on the streams' softmax scores, trained on the training videos (Simonyan & Zisserman 2014)."""
 
-    rgb: Annotated[float, Field(gt=0)]
-    flow: Annotated[float, Field(gt=0)]
+    c: Annotated[float, Field(gt=0)]
 
 
 class Protocol(Model):
-    """How a trained run is tested."""
+    """How a trained run is tested, and its streams are fused: with weights given, with weights swept, or by an SVM."""
 
     segments: Positive
     crops: Literal[1, 5, 10]
     sampler: Literal["tsn", "ends"]
     before_softmax: bool = Field(description="views and streams are averaged as logits, not as probabilities")
-    fusion: Fusion
+    maps: MapSource = Field("learned", description="what stands for attention at test time; gradcam-true is an oracle")
+    fusion: dict[Stream, Annotated[float, Field(gt=0)]] | None = None
+    sweep: dict[Stream, tuple[Annotated[float, Field(ge=0)], ...]] | None = Field(
+        None, description="weights, of which the best on the held-out training groups are taken"
+    )
+    svm: SVM | None = None
+
+    @model_validator(mode="after")
+    def _one_way(self) -> "Protocol":
+        if sum(way is not None for way in (self.fusion, self.sweep, self.svm)) != 1:
+            raise ValueError("a protocol fuses by exactly one of `fusion:`, `sweep:` and `svm:`")
+        return self
 
 
 class Table(Model):
-    """A table of results: all methods on one dataset."""
+    """A table of results on a dataset or several: rows are methods, or `method:protocol` where the test differs."""
 
-    dataset: str
+    dataset: str | tuple[str, ...]
     scale: str
     methods: Annotated[tuple[str, ...], AT_LEAST_ONE]
     splits: Annotated[tuple[Positive, ...], AT_LEAST_ONE]
     seeds: Annotated[tuple[int, ...], AT_LEAST_ONE]
     protocol: str
     papers: tuple[str, ...]
+    streams: tuple[Stream | Literal["fusion"], ...] | None = Field(None, description="those that get rows; unsaid: all")
+    split_sets: tuple[tuple[Positive, ...], ...] | None = Field(None, description="sets of splits that get a row each")
+    maps: bool = Field(False, description="a table beside it says how far the learned maps are from Grad-CAM's")
     comparisons: tuple[tuple[str, str], ...] = Field((), description="pairs of `method/stream` to compare by bootstrap")
+
+    @property
+    def parts(self) -> tuple["Table", ...]:
+        """The same table of each dataset by itself."""
+        names = (self.dataset,) if isinstance(self.dataset, str) else self.dataset
+        return tuple(self.model_copy(update={"dataset": name}) for name in names)
+
+
+class Shown(Model):
+    """One frame of a video, counted from 0, that a figure shows."""
+
+    video: str
+    frame: Annotated[int, Field(ge=0)]
+    title: str
+
+
+class Figures(Model):
+    """The figures of Park 2019, from rows of a table: its dataset, scale, first split and first seed."""
+
+    table: str
+    before: str = Field(description="the method without attention")
+    after: str = Field(description="the method with it, whose maps are shown")
+    layers: Annotated[tuple[str, ...], AT_LEAST_ONE] = Field(description="methods that look at one layer each")
+    end_to_end: str = Field(description="the method by `alternation:`, drawn against `before` and `after`")
+    shown: Annotated[tuple[Shown, ...], AT_LEAST_ONE]
+
+
+def of_row(row: str, protocol: str) -> tuple[str, str]:
+    """Method and protocol of a table's row `method` or `method:protocol`, where `protocol` is the table's own."""
+    method, _, own = row.partition(":")
+    return method, own or protocol
 
 
 class Params(Model):
@@ -289,6 +355,7 @@ class Params(Model):
     scales: dict[str, Scale]
     protocols: dict[str, Protocol]
     tables: dict[str, Table]
+    figures: dict[str, Figures] = {}
 
     @model_validator(mode="after")
     def _names_exist(self) -> "Params":
@@ -299,13 +366,16 @@ class Params(Model):
         for name, method in self.methods.items():
             self._check_method(f"methods.{name}", method)
         for name, table in self.tables.items():
-            self._check_table(f"tables.{name}", table)
+            for part in table.parts:
+                self._check_table(f"tables.{name}", part)
+        for name, figures in self.figures.items():
+            self._check_figures(f"figures.{name}", figures)
         return self
 
     def _check_scale(self, key: str, scale: Scale) -> None:
         for stream, feature in scale.features.items():
             _known(f"{key}.features.{stream}", feature, self.features)
-            if self.features[feature].modality != stream:
+            if self.features[feature].modality != MODALITY[stream]:
                 raise ValueError(f"{key}.features.{stream}: `{feature}` is {self.features[feature].modality}")
         if scale.weights is not None:
             _known(f"{key}.weights", scale.weights, self.weights)
@@ -316,15 +386,39 @@ class Params(Model):
             _known(f"{key}.init", method.init, self.methods)
             self._check_init(key, method)
         if method.attention is not None:
-            _known(f"{key}.attention.from", method.attention.source, self.methods)
-            if method.map is None:
-                raise ValueError(f"{key}: `attention:` needs `map:` to say how the maps enter the network")
-            if not {"rgb", "flow"} == set(method.streams) == set(self.methods[method.attention.source].streams):
-                raise ValueError(f"{key}.streams: cross attention needs rgb and flow, here and in `attention.from`")
+            self._check_attention(key, method)
+        if method.consensus == "weighted" and method.segments < 2:
+            raise ValueError(f"{key}.consensus: weights need at least two segments")
+        for stream, recipe in method.streams.items():
+            if recipe.mean_flow and stream != "flow":
+                raise ValueError(f"{key}.streams.{stream}.mean_flow: only flow has a mean displacement")
+        if method.alternation is not None and method.attention is None:
+            raise ValueError(f"{key}: `alternation:` needs `attention:` to say what the maps are")
         self._check_order(key, method)
+
+    def _check_attention(self, key: str, method: Method) -> None:
+        source = method.attention.source
+        if (source is None) != (method.alternation is not None):
+            raise ValueError(f"{key}: the maps come from another method (`attention.from:`) or from `alternation:`")
+        if method.map is None:
+            raise ValueError(f"{key}: `attention:` needs `map:` to say how the maps enter the network")
+        streams = [set(method.streams)]
+        if source is not None:
+            _known(f"{key}.attention.from", source, self.methods)
+            streams.append(set(self.methods[source].streams))
+        if any(found != {"rgb", "flow"} for found in streams):
+            raise ValueError(f"{key}.streams: cross attention needs rgb and flow, here and in `attention.from`")
+        if method.backbone != "inception_v3":
+            raise ValueError(f"{key}.backbone: attention looks at the blocks of inception_v3, not of {method.backbone}")
+        if method.alternation is not None and len({recipe.epochs for recipe in method.streams.values()}) > 1:
+            raise ValueError(f"{key}.streams: in `alternation:` both streams train for equally many `epochs:`")
 
     def _check_init(self, key: str, method: Method) -> None:
         start = self.methods[method.init]
+        if (start.backbone, start.consensus) != (method.backbone, method.consensus):
+            raise ValueError(
+                f"{key}: backbone and consensus must equal methods.{method.init}'s, whose weights it starts from"
+            )
         if start.map != method.map:
             raise ValueError(f"{key}.map: must equal methods.{method.init}.map, whose weights it starts from")
         for stream, recipe in method.streams.items():
@@ -349,21 +443,54 @@ class Params(Model):
         _known(f"{key}.scale", table.scale, self.scales)
         _known(f"{key}.protocol", table.protocol, self.protocols)
         cells = []
-        for method in table.methods:
-            _known(f"{key}.methods", method, self.methods)
-            for stream in self.methods[method].streams:
+        for row in table.methods:
+            name, protocol = of_row(row, table.protocol)
+            _known(f"{key}.methods", name, self.methods)
+            _known(f"{key}.methods", protocol, self.protocols)
+            for stream in self.methods[name].streams:
                 _known(f"scales.{table.scale}.features", stream, self.scales[table.scale].features)
-            cells += [f"{method}/{stream}" for stream in self.methods[method].tested]
+            self._check_fusion(f"{key}.methods.{row}", self.methods[name], protocol)
+            cells += [f"{row}/{stream}" for stream in self.methods[name].tested]
         for side in (side for pair in table.comparisons for side in pair):
             _known(f"{key}.comparisons", side, cells)
+        for chosen in table.split_sets or ():
+            for split in chosen:
+                _known(f"{key}.split_sets", split, table.splits)
         absent = sorted(set(table.splits) - set(self.datasets[table.dataset].splits))
         if absent:
             raise ValueError(f"{key}.splits: {table.dataset} has no split {absent[0]}")
 
+    def _check_figures(self, key: str, figures: Figures) -> None:
+        _known(f"{key}.table", figures.table, self.tables)
+        if len(self.tables[figures.table].parts) > 1:
+            raise ValueError(f"{key}.table: {figures.table} has several datasets; figures are of one")
+        rows = self.tables[figures.table].methods
+        for part in ("before", "after", "end_to_end"):
+            _known(f"{key}.{part}", getattr(figures, part), rows)
+        for layer in figures.layers:
+            _known(f"{key}.layers", layer, rows)
+        for part, row in (("after", figures.after), *(("layers", layer) for layer in figures.layers)):
+            if self.methods[row].attention is None:
+                raise ValueError(f"{key}.{part}: {row} has no attention to show")
+        if self.methods[figures.end_to_end].alternation is None:
+            raise ValueError(f"{key}.end_to_end: {figures.end_to_end} has no `alternation:`")
 
-def _known(key: str, name: str, among: Collection[str]) -> None:
+    def _check_fusion(self, key: str, method: Method, name: str) -> None:
+        protocol = self.protocols[name]
+        if "fusion" not in method.tested:
+            return
+        for stream in protocol.fusion or protocol.sweep or ():
+            if stream not in method.streams:
+                raise ValueError(f"{key}: protocols.{name} fuses {stream}, which the method does not have")
+        if protocol.sweep and not all(recipe.holdout for recipe in method.streams.values()):
+            raise ValueError(
+                f"{key}: protocols.{name} sweeps weights on held-out groups; give every stream a `holdout:`"
+            )
+
+
+def _known(key: str, name: Any, among: Collection[Any]) -> None:
     if name not in among:
-        raise ValueError(f"{key}: `{name}` is none of {', '.join(among)}")
+        raise ValueError(f"{key}: `{name}` is none of {', '.join(map(str, among))}")
 
 
 def parse(values: Mapping[str, Any]) -> Params:

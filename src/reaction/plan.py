@@ -8,12 +8,24 @@ taken for new, and nothing old is lost. Light on purpose: the Snakefile imports 
 import hashlib
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
 from reaction.files import canonical_json
-from reaction.params import Attention, Dataset, Method, Params, StreamRecipe, Table
+from reaction.params import (
+    MODALITY,
+    Attention,
+    Dataset,
+    Figures,
+    Method,
+    Params,
+    Protocol,
+    Scale,
+    StreamRecipe,
+    Table,
+    of_row,
+)
 from reaction.recipes import RECIPES
 
 OTHER = {"rgb": "flow", "flow": "rgb"}
@@ -26,6 +38,7 @@ KINDS = {
     "gradcam": "attention",
     "attention_net": "attention",
     "attend": "attention",
+    "agree": "attention",
     "score": "scores",
     "fuse": "scores",
 }
@@ -35,6 +48,7 @@ FILES = {
     "index": ("index.csv", "classes.txt", "official.json", "quarantine.csv"),
     "train": ("model.safetensors", "history.csv", "metrics.json", "provenance.json"),
     "attention_net": ("attention_net.safetensors", "history.csv", "metrics.json"),
+    "agree": ("metrics.json",),
     "score": ("scores.h5", "provenance.json", *METRICS),
     "fuse": ("fusion.h5", *METRICS),
 }
@@ -83,9 +97,14 @@ class Artifact:
         """The files that a job on one shard reads: a video has the same shard number in every sharded artifact."""
         return [self.files[int(shard)]] if shard is not None and self.shards else self.files
 
-    def with_ancestors(self) -> Iterator["Artifact"]:
+    def with_ancestors(self, seen: set[str] | None = None) -> Iterator["Artifact"]:
+        """What this is made from and itself, each once, in an order in which they can be made; `seen` are left out."""
+        seen = set() if seen is None else seen
+        if self.folder in seen:
+            return
+        seen.add(self.folder)
         for source in self.inputs.values():
-            yield from source.with_ancestors()
+            yield from source.with_ancestors(seen)
         yield self
 
 
@@ -106,25 +125,53 @@ class Plan:
     def __init__(self, params: Params) -> None:
         self.params = params
         self._made: dict[str, Artifact] = {}
-        self.tables = {name: self._results(table) for name, table in params.tables.items()}
+        self._rounds_made: dict[tuple[_Run, str, int], Artifact] = {}
+        self.tables = {
+            name: [result for part in table.parts for result in self._results(part)]
+            for name, table in params.tables.items()
+        }
 
     @cached_property
     def artifacts(self) -> dict[str, Artifact]:
-        everything = (one for results in self.tables.values() for one in _ancestry(results))
-        return {artifact.folder: artifact for artifact in everything}
+        seen: set[str] = set()
+        asked = [one for name in self.tables for one in self.asked(name)]
+        asked += [one for name in self.params.figures for one in self.drawn(name)]
+        return {artifact.folder: artifact for one in asked for artifact in one.with_ancestors(seen)}
+
+    def asked(self, table: str) -> list[Artifact]:
+        """The artifacts that a table reads."""
+        return [result.artifact for result in self.tables[table]] + [maps for _, maps in self._agreements(table)]
 
     def needed(self, table: str) -> dict[str, Artifact]:
-        return {artifact.folder: artifact for artifact in _ancestry(self.tables[table])}
+        """Those, and all that they are made from, by folder."""
+        seen: set[str] = set()
+        return {artifact.folder: artifact for one in self.asked(table) for artifact in one.with_ancestors(seen)}
+
+    def _agreements(self, name: str) -> list[tuple[Result, Artifact]]:
+        """How far the learned maps are from what they imitate, of every stream whose maps the table's rows read."""
+        table, found = self.params.tables[name], {}
+        for result in self.tables[name] if table.maps else ():
+            run = self._run_of(table, result)
+            method, stream = self.params.methods[run.method], OTHER.get(result.stream)
+            if stream and _reads(method, result.stream) and self.params.protocols[run.protocol].maps == "learned":
+                artifact = self.agreement(run, stream)
+                found.setdefault(artifact.folder, (replace(result, stream=stream, artifact=artifact), artifact))
+        return list(found.values())
+
+    def _run_of(self, table: Table, result: Result) -> "_Run":
+        method, protocol = of_row(result.method, table.protocol)
+        return _Run(result.artifact.dataset, method, result.split, result.seed, table.scale, protocol)
 
     def _results(self, table: Table) -> list[Result]:
         results = []
-        for method in table.methods:
+        for row in table.methods:
+            method, protocol = of_row(row, table.protocol)
             for split in table.splits:
                 for seed in table.seeds:
-                    run = _Run(table.dataset, method, split, seed, table.scale, table.protocol)
-                    for stream in self.params.methods[method].tested:
+                    run = _Run(table.dataset, method, split, seed, table.scale, protocol)
+                    for stream in _shown(self.params.methods[method], table):
                         artifact = self.fusion(run) if stream == "fusion" else self.scores(run, stream)
-                        results.append(Result(method, stream, split, seed, artifact))
+                        results.append(Result(row, stream, split, seed, artifact))
         return results
 
     def _once(self, artifact: Artifact) -> Artifact:
@@ -165,19 +212,53 @@ class Plan:
     def run(self, run: "_Run", stream: str) -> Artifact:
         """A trained network."""
         method = self.params.methods[run.method]
+        if method.alternation is not None:
+            return self._round(run, stream, self._rounds(run) - 1)
         inputs = self._inputs(run, stream)
         if method.init is not None:
             inputs["init"] = self.run(run.of(method.init), stream)
-        if method.attention is not None:
-            inputs["maps"] = self._maps(run, OTHER[stream], method.attention.train_maps)
-        name = f"{run.method}-{stream}-{split_name(run.split)}-seed{run.seed}-{run.scale}"
-        return self._once(Artifact("train", run.dataset, name, self._run_config(run, stream), inputs))
+        train_maps = _reads(method, stream)
+        if train_maps is not None:
+            inputs["maps"] = self._maps(run, OTHER[stream], train_maps)
+        config = self._run_config(run, stream, train_maps)
+        return self._once(Artifact("train", run.dataset, _run_name(run, stream), config, inputs))
+
+    def _rounds(self, run: "_Run") -> int:
+        """How many rounds an alternation has; its streams train for equally many epochs."""
+        method, scale = self.params.methods[run.method], self.params.scales[run.scale]
+        epochs = scale.epochs or method.streams["rgb"].epochs
+        return -(-epochs // method.alternation.epochs_per_round)
+
+    def _round(self, run: "_Run", stream: str, number: int) -> Artifact:
+        """One round of a stream in an alternation (Park 2019, Algorithm 1), which goes on from the round before.
+
+        rgb comes first: it reads the maps of the flow net of the round before, and flow those of this round's rgb net.
+        """
+        key = (run.tested_by(""), stream, number)  # every round asks for two before it
+        if key not in self._rounds_made:
+            self._rounds_made[key] = self._make_round(run, stream, number)
+        return self._rounds_made[key]
+
+    def _make_round(self, run: "_Run", stream: str, number: int) -> Artifact:
+        method = self.params.methods[run.method]
+        looked_at = (OTHER[stream], number if stream == "flow" else number - 1)
+        reads = _reads(method, stream) if looked_at[1] >= 0 else None
+        inputs = self._inputs(run, stream)
+        if number:
+            inputs["init"] = self._round(run, stream, number - 1)
+        if reads is not None:
+            inputs["maps"] = self._gradcam_of(self._round(run, *looked_at), run, looked_at[0], reads)
+        config = self._run_config(run, stream, reads)
+        epochs, length = config["training"]["epochs"], method.alternation.epochs_per_round
+        own = {"epochs": min(length, epochs - number * length), "first_epoch": number * length}
+        config["training"] |= {key: value for key, value in own.items() if value or key == "epochs"}
+        return self._once(Artifact("train", run.dataset, f"{_run_name(run, stream)}-round{number}", config, inputs))
 
     def _inputs(self, run: "_Run", stream: str) -> dict[str, Artifact]:
         feature = self.params.scales[run.scale].features[stream]
         return {"index": self.index(run.dataset), "features": self.features(run.dataset, feature)}
 
-    def _run_config(self, run: "_Run", stream: str) -> dict[str, Any]:
+    def _run_config(self, run: "_Run", stream: str, train_maps: str | None) -> dict[str, Any]:
         method, scale = self.params.methods[run.method], self.params.scales[run.scale]
         recipe = method.streams[stream]
         weights = self.params.weights[scale.weights or method.weights]
@@ -190,14 +271,15 @@ class Plan:
             "network": {
                 "backbone": method.backbone,
                 "width": scale.width,
-                "input": scale.input,
+                "input": scale.input or method.input,
                 "dropout": recipe.dropout if scale.dropout is None else scale.dropout,
                 "partial_bn": method.partial_bn and weights.source != "none",
                 "segments": method.segments,
                 "stack": _stack(recipe, stream, scale.stack),
                 "entry": method.map.entry if method.map else None,
                 "map_channel": method.map.channel if method.map else None,
-            },
+            }
+            | _unusual(method, recipe),
             "weights": weights.model_dump(mode="json"),
             "training": _training(recipe, scale),
             "augmentation": {
@@ -205,38 +287,63 @@ class Plan:
                 "fixed_offsets": recipe.fixed_offsets,
                 "flip": recipe.flip,
             },
-            "maps": _entering_maps(method, method.attention.train_maps if method.attention else None),
+            "maps": _entering_maps(method, train_maps),
         }
 
-    def _maps(self, run: "_Run", stream: str, kind: str) -> Artifact:
-        """Attention maps made by the `stream` net of the method that `run`'s method looks at."""
-        return self.learned(run, stream) if kind == "learned" else self.gradcam(run, stream, kind)
+    def _maps(self, run: "_Run", stream: str, kind: str, part: str = "train") -> Artifact:
+        """Attention maps made by the `stream` net that `run`'s method looks at: learned ones know every part."""
+        return self.learned(run, stream) if kind == "learned" else self.gradcam(run, stream, kind, part)
 
-    def gradcam(self, run: "_Run", stream: str, kind: str = "gradcam-true") -> Artifact:
-        """Grad-CAM maps of the training videos."""
-        attention = self._attention(run)
+    def gradcam(self, run: "_Run", stream: str, kind: str = "gradcam-true", part: str = "train") -> Artifact:
+        """Grad-CAM maps of the training videos, or of the test videos to set others against."""
+        return self._gradcam_of(self._looked_at(run, stream), run, stream, kind, part)
+
+    def _gradcam_of(self, trained: Artifact, run: "_Run", stream: str, kind: str, part: str = "train") -> Artifact:
         config = {
             "label": kind.removeprefix("gradcam-"),
-            "part": "train",
+            "part": part,
             "split": split_name(run.split),
             "every": self._every(run),
-            "maps": _entering_maps(self.params.methods[attention.source], None),
+            "maps": self._seen_with(run),
         }
-        return self._looking_at("gradcam", kind, run, stream, config, sharded=True)
+        return self._looking_at("gradcam", kind, run, stream, trained, config, sharded=True)
 
     def attention_net(self, run: "_Run", stream: str) -> Artifact:
         """The network that predicts the Grad-CAM maps of one stream."""
         net, epochs = self._attention(run).net, self.params.scales[run.scale].net_epochs
         config = net.model_dump(mode="json") | {"split": split_name(run.split), "seed": run.seed}
         config["epochs"] = epochs or net.epochs
+        config |= self._entering(run)
         made_from = {"gradcam": self.gradcam(run, stream)}
-        return self._looking_at("attention_net", "attention_net", run, stream, config, made_from)
+        trained = self._looked_at(run, stream)
+        return self._looking_at("attention_net", "attention_net", run, stream, trained, config, made_from)
 
     def learned(self, run: "_Run", stream: str) -> Artifact:
         """Maps that the attention network predicts, for every video."""
-        config = {"every": self._every(run)}
+        config = {"every": self._every(run)} | self._entering(run)
         made_from = {"attention_net": self.attention_net(run, stream)}
-        return self._looking_at("attend", "learned", run, stream, config, made_from, sharded=True)
+        trained = self._looked_at(run, stream)
+        return self._looking_at("attend", "learned", run, stream, trained, config, made_from, sharded=True)
+
+    def agreement(self, run: "_Run", stream: str) -> Artifact:
+        """How far the learned maps of the test videos are from the Grad-CAM maps they imitate."""
+        keys = {"method": run.method, "stream": stream, "seed": run.seed, "scale": run.scale}
+        config = keys | {"split": split_name(run.split), "part": "test"}
+        made_from = {"learned": self.learned(run, stream), "gradcam": self.gradcam(run, stream, part="test")}
+        return self._looking_at("agree", "agree", run, stream, self._looked_at(run, stream), config, made_from)
+
+    def _looked_at(self, run: "_Run", stream: str) -> Artifact:
+        """The trained run whose features the maps come from: of another method, or the last round of an alternation."""
+        source = self._attention(run).source
+        return self.run(run.of(source) if source else run, stream)
+
+    def _seen_with(self, run: "_Run") -> dict[str, Any] | None:
+        """What enters a net that is looked at: never maps, since those of test videos would need each other."""
+        return _entering_maps(self.params.methods[self._attention(run).source or run.method], None)
+
+    def _entering(self, run: "_Run") -> dict[str, Any]:
+        """The same, where the net was trained with maps of its own."""
+        return {} if self._attention(run).source else {"maps": self._seen_with(run)}
 
     def _looking_at(
         self,
@@ -244,18 +351,24 @@ class Plan:
         kind: str,
         run: "_Run",
         stream: str,
+        trained: Artifact,
         config: Mapping[str, Any],
         made_from: Mapping[str, Artifact] | None = None,
         *,
         sharded: bool = False,
     ) -> Artifact:
-        """An artifact made by looking at one layer of a trained run of the attention's source method."""
-        source = self._attention(run).source
-        layer = self.params.scales[run.scale].layer or self._attention(run).layer
-        name = f"{kind}-{layer}-{source}-{stream}-{split_name(run.split)}-seed{run.seed}-{run.scale}"
-        inputs = self._inputs(run, stream) | {"run": self.run(run.of(source), stream)} | (made_from or {})
+        """An artifact made by looking at one layer, or several, of a trained run."""
+        layers = self._layers(run)
+        source = self._attention(run).source or run.method
+        name = f"{kind}-{'+'.join(layers)}-{source}-{stream}-{split_name(run.split)}-seed{run.seed}-{run.scale}"
+        inputs = self._inputs(run, stream) | {"run": trained} | (made_from or {})
         shards = self.params.datasets[run.dataset].shards if sharded else 0
-        return self._once(Artifact(rule, run.dataset, name, {"layer": layer} | config, inputs, shards))
+        where = {"layer": layers[0]} if len(layers) == 1 else {"layers": layers}
+        return self._once(Artifact(rule, run.dataset, name, where | config, inputs, shards))
+
+    def _layers(self, run: "_Run") -> list[str]:
+        given = self.params.scales[run.scale].layers or {}
+        return [given.get(layer, layer) for layer in self._attention(run).layers]
 
     def _attention(self, run: "_Run") -> Attention:
         return self.params.methods[run.method].attention
@@ -263,10 +376,10 @@ class Plan:
     def _every(self, run: "_Run") -> int:
         return self.params.scales[run.scale].every or self._attention(run).every
 
-    def scores(self, run: "_Run", stream: str) -> Artifact:
-        """Class scores of the test videos."""
+    def scores(self, run: "_Run", stream: str, part: str = "test") -> Artifact:
+        """Class scores of the test videos, or of the training videos that decide how streams are fused."""
         method, protocol = self.params.methods[run.method], self.params.protocols[run.protocol]
-        test_maps = method.attention.test_maps if method.attention else None
+        reads = protocol.maps if _reads(method, stream) and protocol.maps != "constant" else None
         config = {
             "method": run.method,
             "stream": stream,
@@ -275,33 +388,41 @@ class Plan:
             "protocol": protocol.model_dump(mode="json", include={"segments", "crops", "sampler"}),
             "protocol_name": run.protocol,
             "before_softmax": protocol.before_softmax,
-            "maps": _entering_maps(method, test_maps),
+            "maps": _entering_maps(method, reads),
         }
-        trained = self.run(run, stream)
-        inputs = self._inputs(run, stream) | {"run": trained}
-        if method.attention is not None:
-            inputs["maps"] = self._maps(run, OTHER[stream], method.attention.test_maps)
-        return self._once(Artifact("score", run.dataset, f"{trained.name}-{run.protocol}", config, inputs))
+        name = f"{_run_name(run, stream)}-{run.protocol}"
+        if part != "test":
+            config["part"], name = part, f"{name}-{part}"
+        inputs = self._inputs(run, stream) | {"run": self.run(run, stream)}
+        if reads is not None:
+            inputs["maps"] = self._maps(run, OTHER[stream], reads, "test" if part == "test" else "train")
+        return self._once(Artifact("score", run.dataset, name, config, inputs))
 
     def fusion(self, run: "_Run") -> Artifact:
-        """The weighted mean of both streams' scores."""
-        protocol = self.params.protocols[run.protocol]
+        """The streams' scores in one: a weighted mean, or an SVM's."""
+        method, protocol = self.params.methods[run.method], self.params.protocols[run.protocol]
         config = {
             "method": run.method,
             "stream": "fusion",
             "split": split_name(run.split),
             "seed": run.seed,
             "protocol_name": run.protocol,
-            "weights": protocol.fusion.model_dump(),
             "before_softmax": protocol.before_softmax,
-        }
-        streams = {stream: self.scores(run, stream) for stream in ("rgb", "flow")}
+        } | _fusing(protocol)
+        streams = tuple(protocol.fusion or protocol.sweep or method.streams)
+        scores = {stream: self.scores(run, stream) for stream in streams}
+        if part := "heldout" if protocol.sweep else "train" if protocol.svm else None:
+            scores |= {f"{part}_{stream}": self.scores(run, stream, part) for stream in streams}
         name = f"{run.method}-fusion-{split_name(run.split)}-seed{run.seed}-{run.scale}-{run.protocol}"
-        return self._once(Artifact("fuse", run.dataset, name, config, {"index": self.index(run.dataset)} | streams))
+        return self._once(Artifact("fuse", run.dataset, name, config, {"index": self.index(run.dataset)} | scores))
 
     def table_spec(self, name: str) -> dict[str, Any]:
-        """What the `table` command needs to know, as JSON."""
-        table = self.params.tables[name]
+        """What the `table` command needs to know, as JSON; of several datasets, in parts."""
+        specs = [self._part_spec(name, part) for part in self.params.tables[name].parts]
+        return specs[0] if len(specs) == 1 else {"table": name, "parts": specs}
+
+    def _part_spec(self, name: str, table: Table) -> dict[str, Any]:
+        results = [result for result in self.tables[name] if result.artifact.dataset == table.dataset]
         return {
             "table": name,
             "dataset": table.dataset,
@@ -309,13 +430,23 @@ class Plan:
             "splits": list(table.splits),
             "protocol": table.protocol,
             "methods": list(table.methods),
-            "streams": ["rgb", "flow", "fusion"],
+            "streams": _streams(self.params, table),
             "papers": papers(table),
             "resample": self.params.datasets[table.dataset].resample,
             "ceilings": _ceilings(self.params.datasets[table.dataset]),
             "comparisons": [list(pair) for pair in table.comparisons],
-            "results": [self._cell(table, result) for result in self.tables[name]],
-        }
+            "results": [self._cell(table, result) for result in results],
+        } | self._extras(name, table)
+
+    def _extras(self, name: str, table: Table) -> dict[str, Any]:
+        """What only some tables have."""
+        sets = {"split_sets": [list(chosen) for chosen in table.split_sets]} if table.split_sets else {}
+        maps = [
+            {"method": one.method, "stream": one.stream, "split": one.split, "seed": one.seed, "folder": made.folder}
+            for one, made in self._agreements(name)
+            if made.dataset == table.dataset
+        ]
+        return sets | ({"maps": maps} if maps else {})
 
     def figure_spec(self, name: str) -> dict[str, Any]:
         """What the `figure` command draws, as JSON: of every run its history, of every method its classes."""
@@ -323,9 +454,74 @@ class Plan:
         for result in self.tables[name]:
             if result.stream != "fusion":
                 curves[f"{result.method}/{result.stream}"].append(result.artifact.inputs["run"].folder)
-            if result.stream == self.params.methods[result.method].tested[-1]:
+            if result.stream == _shown(self.params.methods[of_row(result.method, "")[0]], self.params.tables[name])[-1]:
                 per_class[f"{result.method}/{result.stream}"].append(result.artifact.folder)
         return {"curves": _drawn(curves), "per_class": _drawn(per_class)}
+
+    def thesis_spec(self, name: str) -> dict[str, Any]:
+        """What the `thesis` command draws, as JSON."""
+        figures = self.params.figures[name]
+        table = self.params.tables[figures.table]
+        run = _Run(table.dataset, "", table.splits[0], table.seeds[0], table.scale, table.protocol)
+        shown = [one.model_dump() for one in figures.shown]
+        after, frames = run.of(figures.after), self._inputs(run, "rgb")["features"].folder
+        sides = {
+            side: {"name": row, "folders": [self.fusion(one).folder for one in self._runs(table, row)]}
+            for side, row in (("before", figures.before), ("after", figures.after))
+        }
+        layers = [
+            {"name": "+".join(self._layers(run.of(row))), "maps": self.learned(run.of(row), "rgb").folder}
+            for row in figures.layers
+        ]
+        return {
+            "overlay": {"frames": frames, "maps": self.learned(after, "rgb").folder, "shown": shown},
+            "layers": {"frames": frames, "layers": layers, "shown": shown},
+            "alternation": self._stages(run, figures),
+            "gain": sides,
+            "confusions": sides,
+            "networks": self._networks(after),
+        }
+
+    def _runs(self, table: Table, row: str) -> list["_Run"]:
+        method, protocol = of_row(row, table.protocol)
+        return [
+            _Run(table.dataset, method, split, seed, table.scale, protocol)
+            for split in table.splits
+            for seed in table.seeds
+        ]
+
+    def _stages(self, run: "_Run", figures: Figures) -> list[dict[str, Any]]:
+        """Per stream the runs that follow each other, end to end and in two phases, and what their maps took."""
+        drawn = []
+        for stream in ("rgb", "flow"):
+            last = self.run(run.of(figures.end_to_end), stream)
+            rounds = [last]
+            while "init" in rounds[0].inputs:
+                rounds.insert(0, rounds[0].inputs["init"])
+            two = [self.run(run.of(row), stream) for row in (figures.before, figures.after)]
+            drawn += [
+                {"name": f"{name}/{stream}", "stages": [_stage(one) for one in stages]}
+                for name, stages in (("end to end", rounds), ("two-phase", two))
+            ]
+        return drawn
+
+    def _networks(self, run: "_Run") -> dict[str, Any]:
+        """What the diagrams of the networks are drawn from."""
+        streams = [{"stream": stream, "network": self.run(run, stream).config["network"]} for stream in ("rgb", "flow")]
+        net = self._attention(run).net.model_dump(include={"hidden", "kernel"})
+        index = self.index(run.dataset).folder
+        return {"index": index, "streams": streams, "layers": self._layers(run), "net": net}
+
+    def drawn(self, name: str) -> list[Artifact]:
+        """The artifacts that the figures of the thesis read."""
+        figures = self.params.figures[name]
+        table = self.params.tables[figures.table]
+        run = _Run(table.dataset, "", table.splits[0], table.seeds[0], table.scale, table.protocol)
+        both = (figures.before, figures.after)
+        fused = [self.fusion(one) for row in both for one in self._runs(table, row)]
+        trained = [self.run(run.of(row), stream) for row in (*both, figures.end_to_end) for stream in ("rgb", "flow")]
+        maps = [self.learned(run.of(row), "rgb") for row in (figures.after, *figures.layers)]
+        return [self._inputs(run, "rgb")["features"], *fused, *trained, *maps]
 
     def _cell(self, table: Table, result: Result) -> dict[str, Any]:
         why = incomparable(self.params, table, result.method)
@@ -350,7 +546,10 @@ class _Run:
     protocol: str
 
     def of(self, method: str) -> "_Run":
-        return _Run(self.dataset, method, self.split, self.seed, self.scale, self.protocol)
+        return replace(self, method=method)
+
+    def tested_by(self, protocol: str) -> "_Run":
+        return replace(self, protocol=protocol)
 
 
 def split_name(split: int) -> str:
@@ -361,8 +560,9 @@ def papers(table: Table) -> list[str]:
     return [f"workflow/papers/{paper}.yaml" for paper in table.papers]
 
 
-def incomparable(params: Params, table: Table, method: str) -> list[str]:
+def incomparable(params: Params, table: Table, row: str) -> list[str]:
     """Why a result may not be set against the published number; empty if it may."""
+    method, protocol = of_row(row, table.protocol)
     scale, described = params.scales[table.scale], params.methods[method]
     weights = params.weights[scale.weights or described.weights]
     reasons = []
@@ -374,12 +574,23 @@ def incomparable(params: Params, table: Table, method: str) -> list[str]:
         reasons.append(f"{len(params.datasets[table.dataset].classes)} classes only")
     if described.stands_in:
         reasons.append(described.stands_in)
+    if described.attention is not None and params.protocols[protocol].maps == "gradcam-true":
+        reasons.append("oracle: the maps know the test videos' labels")
     return reasons
 
 
-def _ancestry(results: list[Result]) -> Iterator[Artifact]:
-    for result in results:
-        yield from result.artifact.with_ancestors()
+def _stage(run: Artifact) -> dict[str, Any]:
+    """One run of a training in stages, and Snakemake's timings of the maps that were made for it."""
+    timings = []
+    if "maps" in run.inputs:
+        made = [one for one in run.inputs["maps"].with_ancestors() if KINDS[one.rule] == "attention"]
+        timings = [
+            f"timings/{one.rule}/{one.dataset}/{one.folder.rsplit('/', 1)[1]}{part}.tsv"
+            for one in made
+            if one.inputs["run"] is run.inputs["maps"].inputs["run"]
+            for part in ([f"-{k:03d}" for k in range(one.shards)] or [""])
+        ]
+    return {"history": run.folder, "timings": timings}
 
 
 def _drawn(folders: Mapping[str, list[str]]) -> list[dict[str, Any]]:
@@ -391,7 +602,7 @@ def _stack(recipe: StreamRecipe, stream: str, override: int | None) -> int:
     return override if override is not None and stream == "flow" else recipe.stack
 
 
-def _training(recipe: StreamRecipe, scale: Any) -> dict[str, Any]:
+def _training(recipe: StreamRecipe, scale: Scale) -> dict[str, Any]:
     """The recipe's schedule under a scale."""
     kept = {"factor", "momentum", "weight_decay", "clip_gradient", "precision", "holdout"}
     return recipe.model_dump(mode="json", include=kept) | {
@@ -401,6 +612,42 @@ def _training(recipe: StreamRecipe, scale: Any) -> dict[str, Any]:
         "learning_rate": scale.learning_rate or recipe.learning_rate,
         "warmup_epochs": recipe.warmup_epochs if scale.warmup_epochs is None else scale.warmup_epochs,
     }
+
+
+def _shown(method: Method, table: Table) -> list[str]:
+    """What a table has rows of: the method's streams and their fusion, or those of them that it names."""
+    return [stream for stream in method.tested if table.streams is None or stream in table.streams]
+
+
+def _run_name(run: _Run, stream: str) -> str:
+    return f"{run.method}-{stream}-{split_name(run.split)}-seed{run.seed}-{run.scale}"
+
+
+def _reads(method: Method, stream: str) -> str | None:
+    """The kind of maps that a stream is trained with; None where it keeps the constant map, or has no map."""
+    if method.attention is None or stream not in method.attention.streams:
+        return None
+    return method.attention.train_maps
+
+
+def _unusual(method: Method, recipe: StreamRecipe) -> dict[str, Any]:
+    """Options that are written down only where they are taken, so that runs without them keep their hash."""
+    consensus = {} if method.consensus == "average" else {"consensus": method.consensus}
+    return consensus | ({"mean_flow": True} if recipe.mean_flow else {})
+
+
+def _fusing(protocol: Protocol) -> dict[str, Any]:
+    if protocol.fusion is not None:
+        return {"weights": dict(protocol.fusion)}
+    if protocol.sweep is not None:
+        return {"sweep": {stream: list(weights) for stream, weights in protocol.sweep.items()}}
+    return {"svm": protocol.svm.model_dump()}
+
+
+def _streams(params: Params, table: Table) -> list[str]:
+    """The streams that a table has rows of, in the order one reads them."""
+    tested = {stream for row in table.methods for stream in _shown(params.methods[of_row(row, "")[0]], table)}
+    return [stream for stream in (*MODALITY, "fusion") if stream in tested]
 
 
 def _entering_maps(method: Method, stored: str | None) -> dict[str, Any] | None:

@@ -13,6 +13,7 @@ RECIPES: dict[str, int] = {
     "gradcam": 1,
     "attention_net": 1,
     "attend": 1,
+    "agree": 1,
     "score": 1,
     "fuse": 1,
 }

@@ -5,8 +5,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from reaction.attention.gradcam import closed_form, gradcam, upsample
-from reaction.models.inception_v3 import InceptionV3
+from reaction.attention.gradcam import by_resolution, closed_form, gradcam, gradcams, upsample
+from reaction.models.inception_v3 import LAYERS, InceptionV3
 
 torch.set_num_threads(1)
 
@@ -58,6 +58,31 @@ def assert_close(ours: Tensor, theirs: Tensor) -> None:
 def test_maps_equal_a_full_backward_pass_with_hooks(layer):
     model, x = build().double(), images().double()
     assert_close(gradcam(model, x, LABELS, layer), by_hooks(model, x, LABELS, layer))
+
+
+@pytest.mark.parametrize(
+    "layers", [["Mixed_7c", "Mixed_5d", "Mixed_6e"], ["Mixed_7a", "Mixed_7b", "Mixed_7c"], ["Mixed_7c", "Mixed_7c"]]
+)
+def test_maps_of_several_layers_are_each_layers_own_in_the_order_named(layers):
+    model, x = build().double(), images().double()
+    for layer, maps in zip(layers, gradcams(model, x, LABELS, layers), strict=True):
+        assert_close(maps, by_hooks(model, x, LABELS, layer))
+
+
+def test_one_forward_and_one_backward_pass_serve_all_layers(monkeypatch):
+    model, x = build(), images()
+    forwards, backwards, grad = [], [], torch.autograd.grad
+    for name in ("Conv2d_1a_3x3", *LAYERS, "fc"):
+        model.get_submodule(name).register_forward_hook(lambda *_, name=name: forwards.append(name))
+    monkeypatch.setattr(torch.autograd, "grad", lambda *given: backwards.append(given) or grad(*given))
+    gradcams(model, x, None, ["Mixed_7b", "Mixed_6a", "Mixed_7c"])
+    assert forwards == ["Conv2d_1a_3x3", *LAYERS, "fc"]
+    assert len(backwards) == 1
+
+
+def test_an_unknown_layer_is_named_with_those_there_are():
+    with pytest.raises(ValueError, match=r"'Mixed_8a'.*Mixed_7c"):
+        gradcams(build(), images(), LABELS, ["Mixed_7c", "Mixed_8a"])
 
 
 def test_the_closed_form_equals_autograd_in_single_precision():
@@ -115,3 +140,19 @@ def test_a_map_against_which_everything_speaks_is_zero():
 def test_upsampling_interpolates_between_pixel_centres():
     maps = torch.tensor([[[0.0, 1.0]]])
     assert upsample(maps, 1, 4)[0, 0].tolist() == [0.0, 0.25, 0.75, 1.0]
+
+
+@pytest.mark.parametrize("size", [(17, 17), (60, 81), (299, 299)])
+def test_addends_up_sample_to_the_mean_of_the_layers(size):
+    generator = torch.Generator().manual_seed(0)
+    maps = [torch.rand(2, side, side + 1, generator=generator, dtype=torch.float64) for side in (8, 17, 8, 35)]
+    parts = by_resolution(maps)
+    assert [tuple(part.shape) for part in parts] == [(2, 8, 9), (2, 17, 18), (2, 35, 36)]
+    expected = torch.stack([upsample(map, *size) for map in maps]).mean(0)
+    torch.testing.assert_close(sum(upsample(part, *size) for part in parts), expected)
+
+
+def test_the_mean_of_one_layer_is_its_map_to_the_bit():
+    maps = torch.rand(2, 5, 5)
+    (part,) = by_resolution([maps])
+    assert torch.equal(part, maps)

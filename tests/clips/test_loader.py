@@ -7,12 +7,15 @@ from torch.utils.data import DataLoader
 
 from reaction.clips.loader import Augmentation, Stream, TestClips, TrainClips, WholeFrames
 from reaction.clips.maps import ConstantMaps, StoredMaps
+from reaction.clips.samplers import train_segments
 from reaction.data.index import Video
 from reaction.data.store import Shards, ShardWriter, encode_jpeg, shard_name
 
 HEIGHT, WIDTH, INPUT = 48, 64, 32
 JPEG = 4 / 255 * 2  # what JPEG at quality 100 and rounding to bytes may cost, in units of [-1, 1]
 RGB, FLOW = Stream("rgb"), Stream("flow", 3)
+CENTRED = Stream("flow", 3, mean_flow=True)
+DIFFERENCES, COLOURS = Stream("rgbdiff", 3), Stream("rgb", 4)  # three differences of four frames
 
 
 class MemoryShards:
@@ -269,9 +272,81 @@ def test_items_carry_label_and_index_and_maps_only_when_asked():
     assert torch.equal(constant["clip"], item["clip"])  # maps draw nothing
 
 
+def coloured_shards(count):
+    images = np.random.default_rng(0).integers(0, 256, (count, HEIGHT, WIDTH, 3), dtype=np.uint8)
+    return MemoryShards({"a": [encode_jpeg(image, 100) for image in images]})
+
+
+def differences_of(clip):
+    """Differences (K, 3L, h, w) of consecutive frames of clips (K, 3 (L + 1), h, w)."""
+    return clip.unflatten(1, (-1, 3)).diff(dim=1).flatten(1, 2)
+
+
+@pytest.mark.parametrize("count", [3, 12], ids=["short", "long"])
+def test_an_rgbdiff_clip_is_the_differences_of_the_rgb_clip(count):
+    frames, maps = coloured_shards(count), ConstantMaps(0.1)
+    differences, colours = (train_clips(frames, stream=stream, maps=maps) for stream in (DIFFERENCES, COLOURS))
+    flips = 0
+    for epoch in range(12):
+        differences.set_epoch(epoch)
+        colours.set_epoch(epoch)
+        got, clip = differences[0], colours[0]["clip"]
+        assert got["clip"].shape == (3, 9, INPUT, INPUT)
+        torch.testing.assert_close(got["clip"], differences_of(clip), rtol=0, atol=1e-6)
+        assert torch.equal(got["map"], colours[0]["map"])
+        rng = np.random.default_rng([5, epoch, 0])
+        train_segments(count, 3, 4, rng)
+        flips += differences._augment(WIDTH, HEIGHT, rng)[1]
+    assert 0 < flips < 12
+
+
+def test_rgbdiff_views_of_the_test_and_of_whole_frames_are_differences_too():
+    frames = coloured_shards(7)
+    options = {"segments": 2, "crops": 10, "input": INPUT, "sampler": "tsn"}
+    got, clip = (TestClips(videos("a"), frames, stream=one, **options)[0]["clip"] for one in (DIFFERENCES, COLOURS))
+    torch.testing.assert_close(got, differences_of(clip), rtol=0, atol=1e-6)
+    got, clip = (
+        WholeFrames(videos("a"), frames, stream=one, input=INPUT, every=2)[0]["clip"] for one in (DIFFERENCES, COLOURS)
+    )
+    torch.testing.assert_close(got, differences_of(clip), rtol=0, atol=1e-6)
+    assert got[-1].abs().max() == 0  # the last frame has no later one
+
+
+@pytest.mark.parametrize("crops", [5, 10])
+def test_mean_flow_comes_off_test_views_as_the_whole_stored_field_has_it(crops):
+    fields = np.random.default_rng(0).integers(0, 256, (6, 2, HEIGHT, WIDTH), dtype=np.uint8)
+    fields[:, :, :, : WIDTH // 2] //= 2  # no crop's mean is the field's
+    frames = MemoryShards({"a": flow_blobs(fields)})
+    options = {"segments": 2, "crops": crops, "input": INPUT, "sampler": "tsn"}
+    plain, got = (TestClips(videos("a"), frames, stream=one, **options)[0]["clip"] for one in (FLOW, CENTRED))
+    stored = [cv2.imdecode(np.frombuffer(blob, np.uint8), 0).reshape(2, -1) for blob in frames.blobs["a"]]
+    means = np.array([field.mean(axis=1) / 127.5 - 1 for field in stored])  # (6, 2)
+    for view in range(2 * crops):
+        start = (1, 3)[view // crops]  # the middles of four starts in two parts
+        expected = means[start : start + 3].copy()
+        if view % crops >= 5:
+            expected[:, 0] *= -1
+        difference = (plain[view] - got[view]).numpy()
+        np.testing.assert_allclose(difference, expected.reshape(6, 1, 1) + np.zeros_like(difference), atol=1e-6)
+
+
+def test_less_its_mean_a_pan_is_no_motion_whatever_the_crop_and_flip():
+    frames = MemoryShards({"a": flow_blobs(flat_fields(9))})
+    clips, plain = (train_clips(frames, stream=stream) for stream in (CENTRED, FLOW))
+    for epoch in range(20):
+        clips.set_epoch(epoch)
+        plain.set_epoch(epoch)
+        assert clips[0]["clip"].abs().max() < 1e-6
+        assert plain[0]["clip"].abs().min() > 1e-3
+    whole = WholeFrames(videos("a"), frames, stream=CENTRED, input=INPUT, every=2)[0]["clip"]
+    assert whole.abs().max() < 1e-6
+
+
 def test_wrong_settings_are_refused():
     with pytest.raises(ValueError, match="'depth'"):
         Stream("depth")
+    with pytest.raises(ValueError, match=r"mean_flow: stream 'rgbdiff'"):
+        Stream("rgbdiff", 5, mean_flow=True)
     with pytest.raises(ValueError, match=r"1\.5"):
         Augmentation(scales=(1.0, 1.5))
     many = Video("a", "a.mp4", (1, 2), "g", 9, 25.0, WIDTH, HEIGHT, "", "pyav")
@@ -280,4 +355,5 @@ def test_wrong_settings_are_refused():
 
 
 def test_channels():
-    assert [RGB.channels, FLOW.channels, Stream("flow", 10).channels] == [3, 6, 20]
+    assert [RGB.channels, FLOW.channels, Stream("flow", 10).channels, Stream("rgbdiff", 5).channels] == [3, 6, 20, 15]
+    assert [RGB.span, FLOW.span, Stream("rgbdiff", 5).span] == [1, 3, 6]

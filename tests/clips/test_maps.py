@@ -4,6 +4,7 @@ import torch
 from torch.nn.functional import interpolate
 
 from reaction.clips.maps import ConstantMaps, StoredMaps
+from reaction.data.store import Maps, MapWriter
 
 
 class MemoryMaps:
@@ -18,6 +19,13 @@ class MemoryMaps:
 
     def read(self, video, k):
         return self.stored[k]
+
+
+def stored_parts(folder, *parts, normalise=True):
+    """Real shards of one video whose maps are sums of several parts (n, h, w)."""
+    with MapWriter(folder / "shard-000.h5", {"every": 1, "normalise": normalise, "layers": ["a", "b"]}) as writer:
+        writer.add("v", *(np.asarray(part, np.float32) for part in parts))
+    return StoredMaps(Maps(folder), dead=0.1)
 
 
 def up_sampled(map, height, width):
@@ -70,6 +78,52 @@ def test_a_map_that_is_not_finite_is_refused():
     stored = np.full((1, 8, 8), np.nan)
     with pytest.raises(ValueError, match="v at frame 3"):
         StoredMaps(MemoryMaps(stored), dead=0.1).at("v", 3, 60, 80)
+
+
+def test_parts_are_up_sampled_then_added_then_normalised(tmp_path):
+    rng = np.random.default_rng(0)
+    parts = [3 * rng.random((2, 8, 9)), rng.random((2, 17, 19)), rng.random((2, 4, 5))]
+    maps = stored_parts(tmp_path, *parts)
+    for size in ((60, 80), (299, 299)):
+        total = sum(up_sampled(part[1], *size) for part in parts)
+        expected = (total - total.min()) / (total.max() - total.min())
+        np.testing.assert_allclose(maps.at("v", 1, *size), expected, atol=1e-5)
+
+
+def test_layers_of_one_resolution_are_stored_and_read_as_one_map(tmp_path):
+    stored = np.random.default_rng(0).random((1, 8, 8))
+    expected = StoredMaps(MemoryMaps(stored), dead=0.1).at("v", 0, 60, 80)
+    np.testing.assert_array_equal(stored_parts(tmp_path, stored).at("v", 0, 60, 80), expected)
+
+
+@pytest.mark.parametrize("value", [0.0, 0.7])
+def test_a_part_without_contrast_leaves_the_map_to_the_others(tmp_path, value):
+    alive = np.random.default_rng(0).random((1, 8, 8))
+    map = stored_parts(tmp_path, np.full((1, 17, 17), value), alive).at("v", 0, 60, 80)
+    expected = StoredMaps(MemoryMaps(alive), dead=0.1).at("v", 0, 60, 80)
+    np.testing.assert_allclose(map, expected, atol=1e-5)
+
+
+def test_parts_all_without_contrast_are_dead(tmp_path):
+    map = stored_parts(tmp_path, np.zeros((1, 8, 8)), np.full((1, 17, 17), 0.3)).at("v", 0, 60, 80)
+    np.testing.assert_array_equal(map, np.full((60, 80), 0.1, np.float32))
+
+
+def test_parts_that_cancel_each_other_out_are_dead(tmp_path):
+    ramp = np.linspace(0, 1, 8, dtype=np.float32) * np.ones((1, 8, 1), np.float32)
+    map = stored_parts(tmp_path, ramp, 1 - ramp).at("v", 0, 60, 80)
+    np.testing.assert_array_equal(map, np.full((60, 80), 0.1, np.float32))
+
+
+def test_a_part_that_is_not_finite_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="v at frame 0"):
+        stored_parts(tmp_path, np.ones((1, 8, 8)), np.full((1, 4, 4), np.inf)).at("v", 0, 60, 80)
+
+
+def test_a_learned_map_of_several_layers_is_one_map_only_up_sampled(tmp_path):
+    stored = np.random.default_rng(0).random((1, 8, 8))
+    map = stored_parts(tmp_path, stored, normalise=False).at("v", 0, 60, 80)
+    np.testing.assert_allclose(map, up_sampled(stored[0], 60, 80), atol=1e-6)
 
 
 def test_constant_maps():

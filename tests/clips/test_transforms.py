@@ -164,7 +164,7 @@ def test_mean_flow_comes_off_the_whole_field_before_crop_and_flip(flipped):
     patches = [flip(patch, "flow") for patch in patches] if flipped else patches
     places = np.array([[0, 1], [1, 2]])  # two stacks of two fields
     stacks = normalise(np.stack([np.moveaxis(patch, -1, 0) for patch in patches])[places].reshape(2, 4, 8, 8))
-    result = subtract_mean_flow(stacks, mean_flow(fields, flipped)[places])
+    result = subtract_mean_flow(stacks, mean_flow(fields)[places], flipped)
 
     vectors = fields / 127.5 - 1  # the same in floats, vector by vector
     centred = vectors - vectors.reshape(3, -1, 2).mean(axis=1)[:, None, None]
@@ -179,5 +179,5 @@ def test_without_mean_flow_a_panning_camera_stands_still():
     still = np.full((6, 8, 2), 128, np.uint8)
     panning = still + np.array([20, 7], np.uint8)
     stacks = normalise(np.stack([np.moveaxis(field, -1, 0) for field in (still, panning)]).reshape(1, 4, 6, 8))
-    result = subtract_mean_flow(stacks, mean_flow([still, panning], False)[None])
+    result = subtract_mean_flow(stacks, mean_flow([still, panning])[None], flipped=False)
     np.testing.assert_allclose(result, 0, atol=1e-6)

@@ -5,7 +5,14 @@ import numpy as np
 import pytest
 
 from reaction.evaluation.classification import softmax
-from reaction.evaluation.fuse import ScoresError, evaluate_scores, fuse_scores, read_predictions
+from reaction.evaluation.fuse import (
+    Predictions,
+    ScoresError,
+    evaluate_scores,
+    fuse_scores,
+    read_predictions,
+    sweep,
+)
 from reaction.files import read_json, write_json, write_text
 
 CLASSES = ["brush", "climb", "run"]
@@ -139,3 +146,117 @@ def test_scores_for_other_classes_are_refused(project):
     folder = stored("rgb", np.zeros((4, 1, 5)))
     with pytest.raises(ScoresError, match="scores for 5 classes, index lists 3"):
         evaluate_scores(folder)
+
+
+def part(name, stream, logits, labels=LABELS, **changed):
+    """The scores of a stream on another part of the split, in a folder of their own."""
+    folder = stored(f"{name}_{stream}", logits, labels=labels, part=name, **changed)
+    return {f"{name}_{stream}": str(folder)}
+
+
+def fusion_of(inputs, **settings):
+    """A fusion by something else than given weights; the test scores of both streams lie in scores/<stream>."""
+    folder = fusion()
+    config = read_json(folder / "config.json")
+    del config["config"]["weights"]
+    config["config"] |= settings
+    config["inputs"] |= inputs
+    write_json(folder / "config.json", config)
+    return folder
+
+
+def sure(classes, strength=4.0):
+    """Logits (n, 1, 3) that are sure of these classes."""
+    return strength * np.eye(3)[np.asarray(classes)][:, None]
+
+
+def test_a_third_stream_is_one_more_term_of_the_mean(project):
+    logits = {name: random_logits(seed) for seed, name in enumerate(("rgb", "flow", "rgbdiff"))}
+    for name, values in logits.items():
+        stored(name, values)
+    weights = {"rgb": 1.0, "flow": 1.5, "rgbdiff": 0.5}
+    folder = fusion_of({"rgbdiff": "scores/rgbdiff"}, weights=weights)
+    fuse_scores(folder)
+    expected = sum(weights[name] / 3 * logits[name].mean(1) for name in weights)
+    assert read_predictions(folder).scores == pytest.approx(expected, abs=1e-6)
+
+
+def test_a_sweep_takes_the_weights_that_do_best_on_held_out_videos_not_on_the_test(project):
+    """Held out, flow is right and rgb wrong; in the test it is the other way round."""
+    wrong = (LABELS + 1) % 3
+    stored("rgb", sure(LABELS))
+    stored("flow", sure(wrong))
+    inputs = part("heldout", "rgb", sure(wrong)) | part("heldout", "flow", sure(LABELS))
+    folder = fusion_of(inputs, sweep={"rgb": [1.0], "flow": [0.5, 2.0, 4.0]})
+    metrics = fuse_scores(folder)
+    assert metrics["protocol"]["weights"] == {"rgb": 1.0, "flow": 4.0}, "both 2 and 4 are right, 4 has the lower loss"
+    assert (metrics["protocol"]["swept_on"], metrics["protocol"]["swept_top1"]) == (4, 1.0)
+    assert (metrics["top1"], metrics["n"], metrics["of"]) == (0.0, 4, 5), "the test pays for it"
+    fixed = fusion_of({}, weights={"rgb": 1.0, "flow": 4.0})
+    swept = read_predictions(folder).scores
+    fuse_scores(fixed)
+    assert np.array_equal(read_predictions(fixed).scores, swept)
+
+
+@pytest.mark.parametrize("before_softmax", [True, False])
+def test_of_equal_weights_the_first_and_never_zeros_alone(project, before_softmax):
+    found = Predictions(tuple(VIDEOS), LABELS, sure(LABELS))
+    views, folders = {"rgb": found, "flow": found}, {"rgb": Path("a"), "flow": Path("b")}
+    tried = sweep(views, folders, {"rgb": [0.0, 1.0], "flow": [0.0, 2.0]}, before_softmax=before_softmax)
+    assert [list(one.weights.values()) for one in tried] == [[0.0, 2.0], [1.0, 0.0], [1.0, 2.0]]
+    expected = -np.log(np.exp(4) / (np.exp(4) + 2))
+    assert [one.loss for one in tried] == pytest.approx([expected] * 3)
+
+
+def test_an_svm_learns_which_stream_to_believe(project):
+    """Neither stream tells all classes apart: rgb sees class 0, flow class 2; the mean of both is wrong."""
+    rng = np.random.default_rng(0)
+    labels = np.repeat([0, 1, 2], 8)
+
+    def logits(classes, blind):
+        """Sure of the class, but where the stream is blind two classes look alike."""
+        return sure([blind if one in (blind, 1) else one for one in classes]) + 0.3 * rng.normal(
+            size=(len(classes), 1, 3)
+        )
+
+    names = [f"t{number}" for number in range(len(labels))]
+    for stream, blind in (("rgb", 2), ("flow", 0)):
+        stored(stream, logits(LABELS, blind))
+    inputs = part("train", "rgb", logits(labels, 2), labels, videos=names)
+    inputs |= part("train", "flow", logits(labels, 0), labels, videos=names)
+    folder = fusion_of(inputs, svm={"c": 1.0})
+    metrics = fuse_scores(folder)
+    assert metrics["top1"] == 1.0
+    assert fuse_scores(fusion(weights={"rgb": 1.0, "flow": 1.0}))["top1"] < 1.0, "the mean does not"
+    fusion_of(inputs, svm={"c": 1.0})
+    assert fuse_scores(folder) == metrics
+    assert metrics["protocol"] == {
+        "protocol_name": "centre",
+        "before_softmax": True,
+        "svm": {"c": 1.0},
+        "trained_on": 24,
+    }
+    first = (folder / "fusion.h5").read_bytes()
+    fuse_scores(folder)
+    assert (folder / "fusion.h5").read_bytes() == first
+
+
+def test_other_parts_are_evaluated_against_their_own_lists(project):
+    part("train", "rgb", random_logits(0))
+    metrics = evaluate_scores(Path("scores/train_rgb"))
+    assert (metrics["n"], metrics["of"], metrics["protocol"]["part"]) == (4, 9, "train")
+    part("heldout", "rgb", random_logits(0))
+    assert evaluate_scores(Path("scores/heldout_rgb"))["of"] == 4
+
+
+def test_a_fusion_refuses_scores_of_the_wrong_part(project):
+    stored("rgb", random_logits(1))
+    stored("flow", random_logits(2))
+    grid = {"rgb": [1.0], "flow": [1.0]}
+    with pytest.raises(ScoresError, match="has no inputs heldout_rgb: a fusion needs them"):
+        fuse_scores(fusion_of(part("heldout", "flow", random_logits(0)), sweep=grid))
+    swapped = {"heldout_rgb": "scores/rgb", "heldout_flow": "scores/flow"}
+    with pytest.raises(ScoresError, match="scores/flow for scores of part 'heldout', but it has 'test'"):
+        fuse_scores(fusion_of(swapped, sweep=grid))
+    with pytest.raises(ScoresError, match="has no inputs train"):
+        fuse_scores(fusion_of({}, svm={"c": 1.0}))

@@ -8,9 +8,12 @@ from reaction.evaluation.statistics import (
     accuracy,
     bootstrap,
     class_accuracy,
+    combined_p,
     exact_binomial,
+    mcnemar,
     paired_bootstrap,
     spread,
+    unanimous,
 )
 
 
@@ -70,6 +73,41 @@ def test_exact_binomial_covers_at_least_what_it_says():
     assert covered >= 0.95
 
 
+def discordant(gained, lost, same=7):
+    first = [1] * gained + [0] * lost + [1, 0] * same
+    return first, [0] * gained + [1] * lost + [1, 0] * same
+
+
+@pytest.mark.parametrize(("gained", "lost"), [(0, 0), (1, 0), (2, 2), (9, 2), (2, 9), (59, 121), (30, 31)])
+def test_mcnemar_is_the_tail_of_a_fair_coin(gained, lost):
+    """Counted in whole numbers: the outcomes at least as far from half and half."""
+    thrown = gained + lost
+    far = [math.comb(thrown, k) for k in range(thrown + 1) if abs(2 * k - thrown) >= abs(gained - lost)]
+    found = mcnemar(*discordant(gained, lost))
+    assert (found.gained, found.lost) == (gained, lost)
+    assert found.p == pytest.approx(sum(far) / 2**thrown)
+
+
+def test_mcnemar_rarely_rejects_what_is_true():
+    rng = np.random.default_rng(0)
+    found = [mcnemar(*(rng.random((2, 60)) < 0.6)).p for _ in range(2000)]
+    assert 0.01 < np.mean(np.array(found) <= 0.05) <= 0.055, "exact, hence a little below 5 %"
+
+
+def test_combined_p_holds_for_seeds_that_agree_and_is_no_smaller_than_their_mean():
+    assert combined_p([0.03]) == 0.03, "one run stands for itself"
+    assert combined_p([0.01, 0.02, 0.06]) == pytest.approx(0.06)
+    assert combined_p([0.9, 0.4]) == 1.0
+    shared = np.random.default_rng(1).random(4000)
+    assert np.mean([combined_p([p, p, p]) <= 0.05 for p in shared]) <= 0.05, "three times the same test is one test"
+
+
 def test_spread_is_the_sample_deviation():
     assert spread([1.0, 2.0, 3.0]) == pytest.approx(1.0)
     assert spread([1.0]) is None
+
+
+def test_unanimous_units_leave_room_for_those_not_seen():
+    most = 1 - 0.025 ** (1 / 20)
+    assert unanimous(0.0, 20) == pytest.approx((-most, most))
+    assert unanimous(1.0, 20) == pytest.approx((1 - 2 * most, 1)), "each of them may be as wrong as it was right"

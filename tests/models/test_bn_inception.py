@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from reaction.models.bn_inception import LAYERS, BNInception, fold_input
+from reaction.models.bn_inception import LAYERS, BNInception
 from reaction.models.cnn_m import CNNM
 from reaction.models.inception_v3 import expand_first_conv
 from reaction.models.tsn import TSN
@@ -179,34 +179,6 @@ def test_cross_modality_weights_fit_the_first_convolution(build, stream, channel
 def test_every_backbone_names_its_last_layer(build):
     model = build(width=0.125, classes=4)
     assert model.get_submodule(model.last_layer).out_features == 4
-
-
-@pytest.mark.parametrize("build", [BNInception, CNNM, VGG16])
-def test_folded_weights_see_in_normalised_rgb_what_the_public_ones_see_in_their_own_input(build):
-    torch.manual_seed(0)
-    model = build(width=0.125, classes=4)
-    state = model.state_dict()
-    convolution = model.get_submodule(model.first_conv.removesuffix(".weight"))
-    pixels = torch.randint(0, 256, (2, 3, 40, 40)).float()  # R, G, B
-    mean, std = (torch.tensor(values)[:, None, None] for values in (model.input_mean, model.input_std))
-    theirs = (pixels - mean) / std
-    theirs = F.conv2d(theirs.flip(1) if model.input_bgr else theirs, *weight_and_bias(state, model), stride=2)
-    folded = fold_input(state, model, stream="rgb")
-    ours = F.conv2d(pixels / 127.5 - 1, *weight_and_bias(folded, model), stride=2)
-    torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-3 * float(theirs.abs().max()))
-    assert folded.keys() == state.keys()
-    assert convolution.weight is not folded[model.first_conv]
-
-
-@pytest.mark.parametrize("build", [BNInception, CNNM, VGG16])
-def test_folded_for_flow_no_motion_gives_the_public_bias(build):
-    model = build(width=0.125, classes=4)
-    folded = fold_input(model.state_dict(), model, stream="flow")
-    assert torch.equal(weight_and_bias(folded, model)[1], weight_and_bias(model.state_dict(), model)[1])
-
-
-def weight_and_bias(state: dict[str, Tensor], model: nn.Module) -> tuple[Tensor, Tensor]:
-    return state[model.first_conv], state[model.first_conv.replace("weight", "bias")]
 
 
 def test_weights_start_as_caffes_xavier_filler():

@@ -85,6 +85,23 @@ def test_a_real_map_acts_by_concat():
     assert difference.abs().max() > 0.01
 
 
+def test_the_consensus_is_that_of_tsn():
+    clip = torch.tensor([[1.0, 9.0], [3.0, 3.0]])[None, ..., None, None].expand(-1, -1, -1, 4, 4)  # (B, K, C, H, W)
+    maps = torch.full_like(clip[:, :, :1], 0.5)
+    model = STAttention(ChannelMeans(), entry="multiply", consensus="max")
+    assert model(clip, maps).tolist() == [[1.5, 4.5]]
+    model = STAttention(ChannelMeans(), entry="multiply", consensus="weighted", segments=2)
+    torch.nn.init.constant_(model.segment_weights, 2.0)
+    assert model(clip, maps).tolist() == [[4.0, 12.0]]
+
+
+class ChannelMeans(torch.nn.Module):
+    """Logits that are the images' channel means."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.mean((2, 3))
+
+
 def test_refuses_missing_maps_and_unknown_entries():
     with pytest.raises(ValueError, match="needs a map for every frame"):
         build("concat")(clip_of_noise())

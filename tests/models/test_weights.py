@@ -8,9 +8,21 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 import pytest
 import torch
 from safetensors.torch import save_file
+from torch import Tensor, nn
+from torch.nn import functional as F
 
+from reaction.models.bn_inception import BNInception
+from reaction.models.cnn_m import CNNM
 from reaction.models.inception_v3 import InceptionV3
-from reaction.models.weights import WeightsError, download, load_pretrained, read_weights
+from reaction.models.vgg import VGG16
+from reaction.models.weights import (
+    WeightsError,
+    download,
+    fold_input,
+    load_pretrained,
+    read_weights,
+    start_classifier,
+)
 
 torch.set_num_threads(1)
 
@@ -180,3 +192,70 @@ def test_a_failed_download_leaves_nothing_and_says_what_to_do(tmp_path, server, 
 def test_refuses_an_unchecked_download(tmp_path):
     with pytest.raises(WeightsError, match="first 8 hexadecimal digits"):
         download("http://127.0.0.1:1/nobody", "abc", tmp_path / "weights.pth")
+
+
+@pytest.mark.parametrize("build", [BNInception, CNNM, VGG16])
+def test_folded_weights_see_in_normalised_rgb_what_the_public_ones_see_in_their_own_input(build):
+    torch.manual_seed(0)
+    model = build(width=0.125, classes=4)
+    state = model.state_dict()
+    convolution = model.get_submodule(model.first_conv.removesuffix(".weight"))
+    pixels = torch.randint(0, 256, (2, 3, 40, 40)).float()  # R, G, B
+    mean, std = (torch.tensor(values)[:, None, None] for values in (model.input_mean, model.input_std))
+    theirs = (pixels - mean) / std
+    theirs = F.conv2d(theirs.flip(1) if model.input_bgr else theirs, *weight_and_bias(state, model), stride=2)
+    folded = fold_input(state, model, stream="rgb")
+    ours = F.conv2d(pixels / 127.5 - 1, *weight_and_bias(folded, model), stride=2)
+    torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-3 * float(theirs.abs().max()))
+    assert folded.keys() == state.keys()
+    assert convolution.weight is not folded[model.first_conv]
+
+
+@pytest.mark.parametrize("build", [BNInception, CNNM, VGG16])
+def test_folded_for_flow_no_motion_gives_the_public_bias(build):
+    model = build(width=0.125, classes=4)
+    folded = fold_input(model.state_dict(), model, stream="flow")
+    assert torch.equal(weight_and_bias(folded, model)[1], weight_and_bias(model.state_dict(), model)[1])
+
+
+def weight_and_bias(state: dict[str, Tensor], model: nn.Module) -> tuple[Tensor, Tensor]:
+    return state[model.first_conv], state[model.first_conv.replace("weight", "bias")]
+
+
+@pytest.mark.parametrize("build", [BNInception, CNNM, VGG16])
+def test_public_weights_are_folded_before_they_are_expanded_and_our_own_are_not(build):
+    torch.manual_seed(0)
+    source, target = build(width=0.125, classes=9), build(width=0.125, classes=4, channels=10)
+    state, first = source.state_dict(), source.first_conv
+    for public, scale in ((False, 1.0), (True, 127.5)):
+        coverage = load_pretrained(target, state, stream="flow", public=public)
+        std = torch.tensor(build.input_std if public else (1.0, 1.0, 1.0))[:, None, None]
+        expected = (scale * state[first] / std).mean(1, keepdim=True).expand(-1, 10, -1, -1)
+        torch.testing.assert_close(target.state_dict()[first], expected)
+        assert coverage.reshaped == (first, *(f"{source.last_layer}.{kind}" for kind in ("weight", "bias")))
+
+
+def test_public_inception_weights_see_what_they_were_trained_on():
+    source, target = build(1), build(2)
+    load_pretrained(target, source.state_dict(), stream="rgb", public=True)
+    assert all(torch.equal(value, target.state_dict()[name]) for name, value in source.state_dict().items())
+
+
+def test_public_weights_without_the_layer_that_is_folded_are_refused():
+    state = CNNM(width=0.125).state_dict()
+    del state["conv1.bias"]
+    with pytest.raises(WeightsError, match=r"conv1\.weight over R, G, B, with conv1\.bias"):
+        load_pretrained(CNNM(width=0.125), state, stream="rgb", public=True)
+    flow = CNNM(width=0.125, channels=20)
+    with pytest.raises(WeightsError, match="over R, G, B"):
+        load_pretrained(flow, flow.state_dict(), stream="flow", public=True)
+
+
+@pytest.mark.parametrize("build", [InceptionV3, BNInception, CNNM, VGG16])
+def test_every_backbones_classifier_starts_as_tsns(build):
+    backbone = build(width=0.125, classes=40)
+    start_classifier(backbone)
+    classifier = backbone.get_submodule(backbone.last_layer)
+    assert classifier.weight.std().item() == pytest.approx(0.001, rel=0.05)
+    assert not classifier.bias.any()
+    assert backbone.state_dict()[backbone.first_conv].shape[1] == 3

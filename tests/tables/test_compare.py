@@ -1,3 +1,4 @@
+from dataclasses import replace
 from itertools import product
 
 import numpy as np
@@ -177,8 +178,10 @@ def test_a_comparison_of_groups_tells_their_number():
     toy = spec(methods=("new", "old"), comparisons=(("new/rgb", "old/rgb"),))
     runs = [result(hit, method=name, groups=tuple("aabbcc")) for hit, name in ((better, "new"), (worse, "old"))]
     [pair] = build_comparisons(toy, runs)
-    assert pair.words == "no difference shown at n = 6 in 3 groups", "none of three groups is drawn, 1 time in 27"
+    allowed = "0.00 lower to 100.00 higher is possible"
+    assert pair.words == f"no difference shown at n = 6 in 3 groups: {allowed}", "group c alone is drawn 1 time in 27"
     assert pair.n == 6
+    assert (pair.gained, pair.mcnemar, pair.mcnemar_runs) == (None, None, ""), "videos of a group are not independent"
 
 
 def test_a_run_without_misses_still_has_an_interval():
@@ -226,7 +229,85 @@ def test_comparisons_are_paired_and_put_into_words():
     assert forward.words.startswith("higher by 10.00 (")
     assert (forward.first, forward.second, forward.splits, forward.n) == ("new/rgb", "old/rgb", "1", 300)
     assert backward.words == forward.words.replace("higher", "lower")
-    assert same.words == "no difference shown at n = 300"
+    most = 100 * exact_binomial(0, 300).high
+    assert same.words == f"no difference shown at n = 300: {most:.2f} lower to {most:.2f} higher is possible"
+    assert (same.low, same.high) == pytest.approx((-most, most)), "no two hits differ, and still 300 videos are few"
+
+
+def pair_of(runs, **changed):
+    toy = spec(methods=("new", "old"), comparisons=(("new/rgb", "old/rgb"),), **changed)
+    return build_comparisons(toy, runs)
+
+
+def test_mcnemar_of_one_run_of_several_and_of_runs_whose_videos_lie_in_another_order():
+    old, new = hits(10, 40), hits(16, 40)
+    new[:1] = False  # 6 gained, 1 lost
+    runs = [result(new, method="new"), result(old, method="old")]
+    [one] = pair_of(runs)
+    p = 2 * (7 + 1) / 2**7
+    assert (one.gained, one.lost, one.mcnemar) == (6, 1, pytest.approx(p))
+    assert one.mcnemar_runs == f"split 1 seed 0: 6 to 1, p = {p:.3g}"
+    turned = runs[1].predictions
+    turned = Predictions(turned.videos[::-1], turned.labels[::-1], turned.scores[::-1])
+    assert pair_of([runs[0], replace(runs[1], predictions=turned)]) == [one]
+    [two] = pair_of([*runs, result(old, method="new", seed=1), result(old, method="old", seed=1)])
+    assert (two.gained, two.lost) == (6, 1)
+    assert two.mcnemar == pytest.approx(1.0), "twice the mean of p and 1 is above 1"
+    assert two.mcnemar_runs.endswith("; split 1 seed 1: 0 to 0, p = 1")
+    [thrice] = pair_of([replace(run, seed=seed) for seed in range(3) for run in runs])
+    assert thrice.mcnemar == pytest.approx(2 * p), "the same run three times is no stronger evidence"
+
+
+def test_split_sets_keep_single_splits_and_means_apart():
+    claims = paper(
+        {"splits": [1, 2, 3], "value": 68.5},
+        {"splits": [1], "value": 55.0},
+        {"splits": [2], "value": 1.0},
+        {"reproduced_by": {"method": "old", "stream": "rgb"}, "splits": [1, 2, 3], "value": 59.4},
+    )
+    runs = [result(hits(50 + split, 100), split=split) for split in (1, 2, 3)] + [result(hits(40, 100), method="old")]
+    rows = build_rows(spec(methods=("old", "tsn"), split_sets=((1,), (1, 2, 3))), runs, [claims])
+    assert [(row.splits, row.method, row.published) for row in rows] == [
+        ("1", "old", None),
+        ("1", "tsn", 55.0),
+        ("1 2 3", "old", 59.4),
+        ("1 2 3", "tsn", 68.5),
+    ]
+    assert [row.ours for row in rows] == [pytest.approx(40), pytest.approx(51), None, pytest.approx(52)]
+    assert (rows[2].verdict, rows[3].difference) == ("not run", pytest.approx(-16.5))
+
+
+def test_comparisons_of_split_sets_take_whole_sets():
+    runs = [result(hits(50, 100), method=name, split=split) for name in ("new", "old") for split in (1, 2)]
+    first, both = pair_of(runs, split_sets=((1,), (1, 2)))
+    assert [pair.splits for pair in (first, both)] == ["1", "1 2"]
+    assert first.mcnemar_runs.count("split") == 1
+    assert both.mcnemar_runs.count("split") == 2
+    [missing] = pair_of(runs, split_sets=((1, 2, 3),))
+    assert (missing.splits, missing.words, missing.n) == ("1 2 3", "not run", 0)
+
+
+def test_a_split_set_needs_splits_of_the_table():
+    with pytest.raises(ValueError, match=r"split_sets has \[1, 4\], of splits \[1, 2, 3\]"):
+        spec(split_sets=((1,), (1, 4)))
+
+
+def test_an_oracle_is_never_comparable_and_its_comparisons_say_so():
+    [row] = build_rows(spec(), [result(hits(120, 200), oracle=True)], [paper({})])
+    assert (row.verdict, row.why) == ("not comparable", "oracle: its maps know the true label")
+    told = {"oracle": True, "comparable": False, "why": "oracle: Grad-CAM of the true label; scale small"}
+    [row] = build_rows(spec(), [result(hits(120, 200), **told)], [])
+    assert row.why == "oracle: Grad-CAM of the true label; scale small", "said once"
+    for oracle in ({"oracle": True}, {"comparable": False, "why": "scale small; oracle: the maps know"}):
+        [pair] = pair_of([result(hits(9, 10), method="new", **oracle), result(hits(1, 10), method="old")])
+        assert pair.words.endswith("at n = 10; new/rgb knows the true label")
+
+
+def test_a_row_says_by_which_protocol_it_was_tested():
+    tested = result(hits(1, 2))
+    tested = replace(tested, metrics={**tested.metrics, "protocol": {"protocol_name": "centre"}})
+    [row] = build_rows(spec(), [tested], [paper({})])
+    assert row.protocol == "centre (paper: 25 x 10)"
 
 
 def test_a_comparison_says_what_has_not_run_and_refuses_a_name_it_does_not_know():

@@ -10,8 +10,8 @@ import yaml
 
 from reaction.evaluation.fuse import evaluate_scores
 from reaction.files import write_json, write_text
-from reaction.tables.compare import build_rows
-from reaction.tables.render import TableError, read_spec, table, to_markdown
+from reaction.tables.compare import Comparison, build_rows
+from reaction.tables.render import TableError, read_spec, table, to_csv, to_markdown
 
 N = 100
 CLAIM = {
@@ -161,3 +161,33 @@ def test_a_column_of_one_digit_is_still_a_markdown_table(spec):
 def test_errors_name_the_key_or_the_file(spec, change, message):
     with pytest.raises(TableError, match=message):
         table(spec | change, Path("toy.csv"))
+
+
+def test_a_p_value_keeps_its_digits_and_an_empty_one_its_silence(spec):
+    pairs = [Comparison("a/rgb", "b/rgb", "1", "top1", 5.0, 1.0, 9.0, 100, 20, 4, 1.5441e-3, "split 1", "higher")]
+    assert to_csv(Comparison, pairs).splitlines()[1] == (
+        "a/rgb,b/rgb,1,top1,5.00,1.00,9.00,100,20,4,0.00154,split 1,higher"
+    )
+    text = to_markdown(read_spec(spec), [], pairs)
+    assert "| a/rgb | b/rgb   | 1      |      +5.00 |    0.0015 | higher   |" in text
+    assert "McNemar p: exact" in text
+    grouped = to_markdown(read_spec(spec), [], [replace(pairs[0], mcnemar=None)])
+    assert "McNemar" not in grouped
+
+
+def test_an_oracle_is_a_row_like_any_other_that_cannot_be_compared(spec):
+    table(spec | {"results": [cell(oracle=True)]}, Path("toy.csv"))
+    row = rows_of("toy.csv")[0]
+    assert (row["ours"], row["verdict"], row["why"]) == (
+        "60.00",
+        "not comparable",
+        "oracle: its maps know the true label",
+    )
+    assert "oracle: its maps know the true label" in Path("toy.md").read_text()
+
+
+def test_split_sets_are_read_from_the_specification(spec):
+    table(spec | {"splits": [1, 2], "split_sets": [[1], [1, 2]]}, Path("toy.csv"))
+    assert [row["splits"] for row in rows_of("toy.csv")] == ["1", "1", "1 2", "1 2"]
+    with pytest.raises(TableError, match=r"table toy: .*split_sets has \[2\], of splits \[1\]"):
+        table(spec | {"split_sets": [[2]]}, Path("toy.csv"))

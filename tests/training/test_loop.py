@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import nn
 
+from reaction.models.tsn import TSN
 from reaction.training import checkpoint, loop
 from reaction.training.loop import Recipe, StopEarly, TrainingError, best_row, epoch_batches, parameter_groups, train
 
@@ -140,6 +141,19 @@ def test_decay_spares_batch_norm_and_biases():
     assert (decayed["weight_decay"], plain["weight_decay"]) == (5e-4, 0.0)
 
 
+def test_decay_spares_the_numbers_of_a_weighted_consensus(tmp_path):
+    model = TSN(nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 3)), consensus="weighted", segments=2)
+    decayed, plain = parameter_groups(model, 5e-4)
+    assert [p is model.backbone[2].weight for p in decayed["params"]] == [True]
+    assert any(p is model.segment_weights for p in plain["params"])
+    with torch.no_grad():
+        for parameter in model.backbone.parameters():
+            parameter.zero_()  # logits of zero give the consensus no gradient: decay alone could move it
+    run(tmp_path, model, Clips(count=4), recipe=recipe(epochs=1, weight_decay=1.0, warmup_epochs=0.0))
+    assert model.segment_weights.tolist() == [0.5, 0.5]
+    assert model.backbone[2].bias.abs().max() > 0
+
+
 def test_an_epoch_holds_every_video_once_in_an_order_of_its_own():
     first, again, other = (epoch_batches(10, 4, seed=1, epoch=e) for e in (0, 0, 1))
     assert sorted(index for batch in first for index in batch) == list(range(10))
@@ -236,6 +250,56 @@ def test_the_best_epoch_is_right_most_often_then_surest_then_first():
     assert best_row(history)["epoch"] == 2
 
 
+def rounds(folder, *, carried=(), **changes):
+    """Two rounds of three epochs; the second starts from the first's weights and from what of its state is carried."""
+    first, before, _ = run_measured(folder / "first", recipe=recipe(**(changes | {"epochs": 3})))
+    second = net(seed=9)
+    second.load_state_dict(first.state_dict())
+    if carried:
+        state = checkpoint.load(folder / "first/last.pt", identity="run-1")
+        state = {key: value for key, value in state.items() if key != "identity"} | {"history": [], "best": {}}
+        checkpoint.save(folder / "second/last.pt", state, identity="run-1")
+    going_on = recipe(**(changes | {"epochs": 3, "first_epoch": 3}))
+    _, after, best = run_measured(folder / "second", second, recipe=going_on)
+    return second, before + after, best
+
+
+def test_two_rounds_without_momentum_are_bitwise_one_run(tmp_path):
+    whole, history, _ = run_measured(tmp_path / "whole", recipe=recipe(momentum=0.0))
+    parts, joined, best = rounds(tmp_path, momentum=0.0)
+    assert same_weights(whole, parts)
+    assert without_seconds(joined) == without_seconds(history)
+    assert best_row(joined[3:])["epoch"] >= 3
+    assert best.keys() == parts.state_dict().keys()
+
+
+def test_what_a_round_does_not_take_over_is_the_momentum_and_nothing_else(tmp_path):
+    whole, history, _ = run_measured(tmp_path / "whole")
+    without, joined, _ = rounds(tmp_path / "without")
+    carrying, _, _ = rounds(tmp_path / "carrying", carried=("optimizer",))
+    assert same_weights(whole, carrying)
+    assert not same_weights(whole, without)
+    assert [row["learning_rate"] for row in joined] == [row["learning_rate"] for row in history]
+
+
+def test_a_later_round_stopped_again_and_again_is_bitwise_uninterrupted(tmp_path):
+    later = recipe(epochs=3, first_epoch=3)
+    whole, history, best = run_measured(tmp_path / "whole", recipe=later)
+    stops = []
+    for attempt in range(3):
+        try:
+            model, resumed, resumed_best = run_measured(
+                tmp_path / "parts", net(seed=attempt), recipe=later, stop_after=0
+            )
+        except StopEarly as stop:
+            stops.append(str(stop).split(":")[0])
+    assert stops == ["stopped after epoch 4 of 6", "stopped after epoch 5 of 6"]
+    assert same_weights(whole, model)
+    assert same_tensors(best, resumed_best)
+    assert without_seconds(resumed) == without_seconds(history)
+    assert [row["epoch"] for row in resumed] == [3, 4, 5]
+
+
 def test_two_processes_train_and_measure_as_one(tmp_path):
     """But for BatchNorm, which sees a process's own share."""
     model, history, _ = run_measured(tmp_path / "one", net(normalised=False, dropout=0.0))
@@ -280,6 +344,9 @@ def test_the_progress_line_says_where_how_well_how_fast_and_how_long(tmp_path):
     assert "top-1" in lines[0]
     assert "images/s" in lines[0]
     assert lines[1].endswith("0:00:00 left")
+    run(tmp_path / "later", recipe=recipe(epochs=2, first_epoch=4), report=lines.append)
+    assert [line.split(" step")[0] for line in lines[2:]] == ["epoch 5/6", "epoch 6/6"]
+    assert lines[3].endswith("0:00:00 left")
 
 
 if __name__ == "__main__":

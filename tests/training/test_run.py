@@ -15,16 +15,21 @@ from reaction.data.index import part_videos, read_index
 from reaction.data.splits import hold_out
 from reaction.data.store import MapWriter, StoreError, shard_name
 from reaction.files import read_json, sha256, write_json
-from reaction.models.inception_v3 import FIRST_CONV
-from reaction.models.weights import WeightsError
+from reaction.models.bn_inception import BNInception
+from reaction.models.cnn_m import CNNM
+from reaction.models.inception_v3 import FIRST_CONV, InceptionV3
+from reaction.models.vgg import VGG16
+from reaction.models.weights import WeightsError, fold_input, write_weights
 from reaction.training.loop import StopEarly
 from reaction.training.run import (
     MODEL,
     RunError,
+    build_network,
     entering_maps,
     load_run,
     open_features,
     score_run,
+    stream_of,
     train_run,
     training_clips,
     write_rows,
@@ -42,8 +47,8 @@ def trained(project, name, **changes):
     return Path(folder)
 
 
-def scored(project, name, run, *, stream="rgb", maps=None, workers=0, inputs=None):
-    config = {"split": "split1", "protocol": PROTOCOL, "maps": maps}
+def scored(project, name, run, *, stream="rgb", maps=None, workers=0, inputs=None, **more):
+    config = {"split": "split1", "protocol": PROTOCOL, "maps": maps} | more
     folder = project.freeze("score", name, config, project.features(stream) | {"run": str(run)} | (inputs or {}))
     score_run(folder, workers=workers)
     return Path(folder)
@@ -280,6 +285,142 @@ def test_features_made_by_another_config_are_refused(small_project):
     write_json(path, {"config": frozen["config"] | {"jpeg_quality": 50}})
     with pytest.raises(StoreError, match=r"jpeg_quality = 95.*50"):
         train_run(small_project.run("run"), checkpoints="checkpoints/run")
+
+
+BASELINES = {
+    "bn_inception, weighted, rgb": ("rgb", {"backbone": "bn_inception", "consensus": "weighted", "segments": 3}),
+    "bn_inception, rgbdiff": ("rgbdiff", {"backbone": "bn_inception", "stack": 2}),
+    "cnn_m, flow less its mean": ("flow", {"backbone": "cnn_m_2048", "stack": 2, "segments": 1, "mean_flow": True}),
+    "cnn_m, rgb": ("rgb", {"backbone": "cnn_m_2048", "segments": 1}),
+    "vgg16, max, flow": ("flow", {"backbone": "vgg16", "stack": 2, "consensus": "max"}),
+    "vgg16, rgb": ("rgb", {"backbone": "vgg16", "segments": 1}),
+}
+CLASSES = {"inception_v3": InceptionV3, "bn_inception": BNInception, "cnn_m_2048": CNNM, "vgg16": VGG16}
+
+
+def stored(stream):
+    """The stream whose features another reads."""
+    return "flow" if stream == "flow" else "rgb"
+
+
+def described_run(project, name, stream, **changes):
+    """A run's folder, of streams that read another's features too."""
+    folder = Path(project.run(name, stream=stored(stream), **changes))
+    frozen = read_json(folder / "config.json")
+    write_json(folder / "config.json", frozen | {"config": frozen["config"] | {"stream": stream}})
+    return folder
+
+
+@pytest.mark.parametrize(("stream", "network"), BASELINES.values(), ids=BASELINES)
+def test_every_backbone_trains_resumes_and_scores(small_project, stream, network):
+    changes = {"network": network, "training": {"holdout": 0.3, "learning_rate": 0.001}}
+    whole, parts = (described_run(small_project, name, stream, **changes) for name in ("whole", "parts"))
+    train_run(whole, checkpoints="checkpoints/whole")
+    with pytest.raises(StopEarly):
+        train_run(parts, checkpoints="checkpoints/parts", stop_after=0)
+    train_run(parts, checkpoints="checkpoints/parts")
+    for name in (MODEL, "best.safetensors", "metrics.json"):
+        assert sha256(whole / name) == sha256(parts / name)
+    model, config = load_run(whole)
+    backbone = CLASSES[network["backbone"]]
+    assert type(model.backbone) is backbone
+    assert model.backbone.state_dict()[backbone.first_conv].shape[1] == stream_of(config).channels
+    protocol = {"segments": 3, "crops": 1, "sampler": "ends"}
+    scores = scored(small_project, "scores", whole, stream=stored(stream), protocol=protocol)
+    with h5py.File(scores / "scores.h5") as file:
+        assert file["logits"].shape == (4, 3, 2)
+        assert np.isfinite(file["logits"][:]).all()
+        assert np.ptp(file["logits"][:]) > 0
+
+
+@pytest.mark.parametrize("stream", ["rgb", "flow"])
+def test_only_the_temporal_cnn_m_leaves_the_second_normalisation_out(stream):
+    network = {"backbone": "cnn_m_2048", "width": 0.0625, "dropout": 0.9, "partial_bn": False, "segments": 1}
+    model = build_network(network | {"stack": 1, "entry": None}, stream=stream, classes=2)
+    norms = [module for module in model.modules() if isinstance(module, torch.nn.LocalResponseNorm)]
+    assert len(norms) == (1 if stream == "flow" else 2)
+
+
+def test_a_weighted_consensus_is_trained_stored_and_loaded(small_project):
+    network = {"consensus": "weighted", "segments": 3, "entry": "concat", "map_channel": "mean"}
+    run = trained(small_project, "run", **CONCAT | {"network": network})
+    weights = load_file(run / MODEL)["segment_weights"]
+    assert weights.shape == (3,)
+    assert not torch.equal(weights, torch.full((3,), 1 / 3))
+    model, _ = load_run(run)
+    assert torch.equal(model.segment_weights, weights)
+
+
+@pytest.mark.parametrize("ours", [False, True])
+def test_public_weights_are_refitted_to_our_input_and_a_runs_own_are_not(small_project, ours):
+    source = BNInception(classes=2, width=0.0625).state_dict()
+    write_weights(Path("bn.safetensors"), {("backbone." if ours else "") + name: v for name, v in source.items()})
+    weights = {"source": "file", "path": "bn.safetensors"}
+    still = {"epochs": 1, "learning_rate": 0.0}
+    run = trained(small_project, "run", network={"backbone": "bn_inception"}, weights=weights, training=still)
+    expected = source if ours else fold_input(source, BNInception(width=0.0625), stream="rgb")
+    after = load_file(run / MODEL)
+    for name in ("conv1_7x7_s2.weight", "conv1_7x7_s2.bias", "inception_3a_1x1.weight", "last_linear.weight"):
+        torch.testing.assert_close(after[f"backbone.{name}"], expected[name], rtol=0, atol=0)
+
+
+def test_mean_flow_is_taken_off_in_training_in_measuring_and_in_the_test(small_project):
+    run = described_run(small_project, "run", "flow", network={"stack": 2, "mean_flow": True})
+    frozen = read_json(run / "config.json")
+    assert stream_of(frozen["config"]) == Stream("flow", 2, mean_flow=True)
+    plain = read_json(described_run(small_project, "plain", "flow", network={"stack": 2}) / "config.json")
+    for centred, other in zip(
+        training_clips(frozen["config"], frozen["inputs"], 0.3),
+        training_clips(plain["config"], plain["inputs"], 0.3),
+        strict=True,
+    ):
+        off = other[0]["clip"] - centred[0]["clip"]  # (K, 4, h, w): one number per channel
+        assert off.std(dim=(2, 3)).max() < 1e-6
+        assert off.abs().mean() > 0.01
+    train_run(run, checkpoints="checkpoints/run")
+    scores = scored(small_project, "scores", run, stream="flow", protocol={"segments": 2, "crops": 1, "sampler": "tsn"})
+    videos = part_videos(small_project.index, "split1", "test")
+    options = {"stream": Stream("flow", 2, mean_flow=True), "segments": 2, "crops": 1, "sampler": "tsn", "input": 80}
+    clip = TestClips(videos, open_features(small_project.flow), **options)[1]["clip"]
+    with h5py.File(scores / "scores.h5") as file, torch.no_grad():
+        expected = load_run(run)[0].backbone(clip).numpy()
+        np.testing.assert_allclose(file["logits"][1], expected, rtol=1e-4, atol=1e-5)
+
+
+def test_two_rounds_are_one_run_but_for_the_momentum(small_project):
+    training = {"momentum": 0.0, "holdout": 0.3, "steps": [3], "warmup_epochs": 1.5}
+    whole = trained(small_project, "whole", training=training | {"epochs": 4})
+    first = trained(small_project, "first", training=training)
+    second = trained(small_project, "second", training=training | {"first_epoch": 2}, inputs={"init": str(first)})
+    assert sha256(second / MODEL) == sha256(whole / MODEL)
+    rows = [list(csv.DictReader((run / "history.csv").read_text().splitlines())) for run in (whole, first, second)]
+    for row in rows[0] + rows[1] + rows[2]:
+        del row["seconds"]
+    assert rows[1] + rows[2] == rows[0]
+    assert read_json(second / "metrics.json")["epochs"] == 2
+
+
+def test_parts_of_the_split_are_scored_as_asked(small_project):
+    run = trained(small_project, "run", training={"holdout": 0.3})
+    training = part_videos(small_project.index, "split1", "train")
+    heldout = hold_out(training, 0.3, seed=0)[1]
+    protocol = {"segments": 2, "crops": 1, "sampler": "tsn"}
+    found = {}
+    for part in ("train", "heldout"):
+        with h5py.File(scored(small_project, part, run, part=part, protocol=protocol) / "scores.h5") as file:
+            found[part] = {name: file[name][:] for name in ("video", "label", "logits")}
+    assert [name.decode() for name in found["train"]["video"]] == [video.video for video in training]
+    assert [name.decode() for name in found["heldout"]["video"]] == [video.video for video in heldout]
+    logits, labels = (torch.from_numpy(found["heldout"][name]) for name in ("logits", "label"))
+    last = list(csv.DictReader((run / "history.csv").read_text().splitlines()))[-1]
+    loss = torch.nn.functional.cross_entropy(logits.mean(dim=1), labels).item()
+    assert loss == pytest.approx(float(last["val_loss"]), rel=1e-4)
+
+
+def test_a_run_that_held_nothing_out_has_no_held_out_scores(small_project):
+    run = trained(small_project, "run", training={"epochs": 1})
+    with pytest.raises(RunError, match=r"models/small/run held no groups out.*holdout"):
+        scored(small_project, "scores", run, part="heldout")
 
 
 def test_what_a_maps_block_describes():

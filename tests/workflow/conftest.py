@@ -36,6 +36,7 @@ def miniature(shipped: dict[str, Any]) -> dict[str, Any]:
     values["protocols"]["centre"]["segments"] = 2
     values["methods"]["st_attention"]["attention"]["net"] |= {"hidden": 8, "frames_per_video": 2}
     values["tables"] = {"synthetic": values["tables"]["synthetic"] | {"seeds": [0]}}
+    values["figures"] = {}
     return values
 
 

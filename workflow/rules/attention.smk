@@ -68,3 +68,25 @@ rule attend:
         folder=subpath(output[0], parent=True),
     shell:
         "reaction attend {params.folder:q} --shard {wildcards.shard} --threads {threads} > {log:q} 2>&1"
+
+
+rule agree:
+    input:
+        config=ancient("results/attention/{dataset}/{name}/config.json"),
+        sources=needs("attention"),
+    output:
+        metrics="results/attention/{dataset}/{name}/metrics.json",
+    log:
+        "logs/agree/{dataset}/{name}.log",
+    benchmark:
+        "timings/agree/{dataset}/{name}.tsv"
+    wildcard_constraints:
+        name="agree-.+",
+    threads: by_scale("attention", paper=8, reduced=1)
+    resources:
+        mem="8GB",
+        runtime="1h",
+    params:
+        folder=subpath(output.metrics, parent=True),
+    shell:
+        "reaction agree {params.folder:q} --threads {threads} > {log:q} 2>&1"

@@ -73,8 +73,7 @@ def checked(wildcards):
 
 def results_of(wildcards):
     """The scores and metrics that a table is made from."""
-    results = PLAN.tables[checked(wildcards)]
-    return [file for one in results for file in one.artifact.files]
+    return [file for one in PLAN.asked(checked(wildcards)) for file in one.files]
 
 
 def papers_of(wildcards):
@@ -95,3 +94,16 @@ def drawn(part, name):
 
 def figure_spec(wildcards):
     return files.canonical_json(PLAN.figure_spec(wildcards.table))
+
+
+def thesis_inputs(wildcards):
+    if wildcards.figures not in PARAMS.figures:
+        known = ", ".join(PARAMS.figures)
+        raise WorkflowError(
+            f"params.yaml has no figures {wildcards.figures}, only {known}"
+        )
+    return [file for one in PLAN.drawn(wildcards.figures) for file in one.files]
+
+
+def thesis_spec(wildcards):
+    return files.canonical_json(PLAN.thesis_spec(wildcards.figures))

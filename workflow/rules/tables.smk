@@ -52,3 +52,73 @@ rule figure:
         spec=figure_spec,
     shell:
         "reaction figure {params.stem:q} --spec {params.spec:q} > {log:q} 2>&1"
+
+
+# The figures of Park 2019, all parts at once. A table's own rule writes <table>_maps.csv too, where `maps:` asks for it.
+rule thesis_figures:
+    input:
+        thesis_inputs,
+    output:
+        overlay=report(
+            "results/figures/{figures}_overlay.svg",
+            caption="../report/overlay.rst",
+            category="Figures",
+            labels={"table": "{figures}", "what": "where the network looks"},
+        ),
+        layers=report(
+            "results/figures/{figures}_layers.svg",
+            caption="../report/layers.rst",
+            category="Figures",
+            labels={"table": "{figures}", "what": "maps of several layers"},
+        ),
+        alternation=report(
+            "results/figures/{figures}_alternation.svg",
+            caption="../report/alternation.rst",
+            category="Figures",
+            labels={"table": "{figures}", "what": "end to end and in two phases"},
+        ),
+        gain=report(
+            "results/figures/{figures}_gain.svg",
+            caption="../report/gain.rst",
+            category="Figures",
+            labels={"table": "{figures}", "what": "gain per class"},
+        ),
+        confusions=report(
+            "results/figures/{figures}_confusions.svg",
+            caption="../report/confusions.rst",
+            category="Figures",
+            labels={"table": "{figures}", "what": "pairs fixed and broken"},
+        ),
+        networks=report(
+            "results/figures/{figures}_networks.svg",
+            caption="../report/networks.rst",
+            category="Figures",
+            labels={"table": "{figures}", "what": "the networks"},
+        ),
+        networks_attention_net=report(
+            "results/figures/{figures}_networks_attention_net.svg",
+            caption="../report/attention_net.rst",
+            category="Figures",
+            labels={"table": "{figures}", "what": "the attention network"},
+        ),
+        pictures=multiext(
+            "results/figures/{figures}",
+            "_overlay.png",
+            "_layers.png",
+            "_alternation.png",
+            "_gain.png",
+            "_confusions.png",
+            "_networks.png",
+            "_networks_attention_net.png",
+        ),
+        confusions_csv="results/figures/{figures}_confusions.csv",
+    log:
+        "logs/thesis_figures/{figures}.log",
+    wildcard_constraints:
+        figures="[a-z0-9_]+",
+    localrule: True
+    params:
+        stem="results/figures/{figures}",
+        spec=thesis_spec,
+    shell:
+        "reaction thesis_figures {params.stem:q} --spec {params.spec:q} > {log:q} 2>&1"

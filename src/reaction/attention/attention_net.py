@@ -3,7 +3,11 @@
 Convolution, batch normalisation, ReLU, convolution, sigmoid on the features of one block; trained by binary
 cross-entropy at image size, after bilinear up-sampling, against the Grad-CAM map. The sigmoid comes before the
 up-sampling.
-Unsaid by the thesis and chosen here: 512 `hidden` channels, a first `kernel` of 3x3, a second of 1x1.
+What the thesis leaves unsaid and what was chosen:
+- the width: 512 `hidden` channels;
+- the kernels: 3x3 (`kernel`), which keeps the map's size by padding, then 1x1;
+- several layers: one network on the last one's features, against the combined map;
+- the target: soft, the Grad-CAM map in [0, 1] as it is. Its own entropy is then the floor of the loss.
 """
 
 import torch

@@ -1,8 +1,18 @@
-"""The jobs `gradcam`, `attention_net` and `attend`: from a trained run to attention maps of whole frames.
+"""The jobs `gradcam`, `attention_net`, `attend` and `agree`: from a trained run to attention maps of whole frames.
 
 Grad-CAM maps of the training videos come first (they need the label), then a network that learns to predict them from
 the run's features, then that network's maps for every video. All see whole frames resized to the network's input, and
-the run sees them with the maps it was trained with: a constant in the first phase, so nothing here is circular.
+the run sees them with the maps it was trained with: a constant in the first phase, so nothing here is circular. Last,
+the test videos' maps are measured against the Grad-CAM maps they stand in for.
+
+What Park's thesis (SNU 2019) leaves unsaid and what was chosen:
+- the frame or its augmented view: the whole frame, since maps are made once and stored;
+- which frames: every one, or each `every`-th;
+- the split 8:2 of the attention network's samples: by groups of videos, since frames of one video are nearly alike;
+- its features, where several `layers` are named: those of the last one named, and the target is the combined map;
+- its epochs, batch, learning rate and frames a video: keys of its config; the epoch kept is the best held-out one;
+- dead targets: left out and counted;
+- the distance of learned maps from Grad-CAM: cross-entropy, correlation and IoU, per frame and then averaged.
 """
 
 import math
@@ -17,7 +27,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from reaction.attention.attention_net import AttentionNet, bce_against, constant_bce, entropy_floor
-from reaction.attention.gradcam import gradcam, upsample
+from reaction.attention.gradcam import by_resolution, gradcams, upsample
 from reaction.clips.loader import Item, Stream, WholeFrames
 from reaction.clips.maps import FrameMaps, StoredMaps
 from reaction.data.index import Video, part_videos, read_index
@@ -63,12 +73,12 @@ def gradcam_shard(folder: Path | str, shard: int, threads: int = 1) -> None:
     """Write one shard of Grad-CAM maps of the run named in `folder`/config.json, before up-sampling and min-max."""
     frozen, source = _open(folder, threads)
     config = frozen["config"]
-    layer, labelled = config["layer"], config["label"] == "true"
+    layers, labelled = _layers(config), config["label"] == "true"
 
-    def maps_of(item: Item) -> Tensor:
+    def maps_of(item: Item) -> list[Tensor]:
         x = source.enter(item)
         labels = item["label"].to(x.device).expand(len(x)) if labelled else None
-        return gradcam(source.model.backbone, x, labels, layer)  # (M, h, w)
+        return by_resolution(gradcams(source.model.backbone, x, labels, layers))  # (M, h, w) each
 
     _write_shard(Path(folder), shard, source, _part(config, frozen["inputs"]), maps_of, frozen, normalise=True)
 
@@ -76,12 +86,12 @@ def gradcam_shard(folder: Path | str, shard: int, threads: int = 1) -> None:
 def attend_shard(folder: Path | str, shard: int, threads: int = 1) -> None:
     """Write one shard of the maps that the attention network named in `folder`/config.json predicts, of every video."""
     frozen, source = _open(folder, threads)
-    inputs, layer = frozen["inputs"], frozen["config"]["layer"]
+    inputs, layer = frozen["inputs"], _layers(frozen["config"])[-1]
     net = load_attention_net(Path(inputs["attention_net"])).to(device())
 
     @torch.no_grad()
-    def maps_of(item: Item) -> Tensor:
-        return net(source.model.backbone.features(source.enter(item), layer))[:, 0]  # (M, h, w)
+    def maps_of(item: Item) -> list[Tensor]:
+        return [net(source.model.backbone.features(source.enter(item), layer))[:, 0]]  # (M, h, w)
 
     _write_shard(Path(folder), shard, source, read_index(inputs["index"]), maps_of, frozen, normalise=False)
 
@@ -95,14 +105,38 @@ def train_attention_net(folder: Path | str, threads: int = 1) -> None:
     config, inputs = frozen["config"], frozen["inputs"]
     folder, videos = Path(folder), part_videos(inputs["index"], config["split"], "train")
     training, heldout = hold_out(videos, config["holdout"], seed=config["seed"])
-    data = Targets(source, Maps(inputs["gradcam"]), frames=config["frames_per_video"], layer=config["layer"])
+    layer = _layers(config)[-1]
+    data = Targets(source, Maps(inputs["gradcam"]), frames=config["frames_per_video"], layer=layer)
     torch.manual_seed(config["seed"])
-    channels = source.model.backbone.get_submodule(config["layer"]).outputs
+    channels = source.model.backbone.get_submodule(layer).outputs
     net = AttentionNet(channels, config["hidden"], kernel=config["kernel"]).to(device())
     history, best = fit(net, data, training, heldout, config)
     write_weights(folder / NET, best)
     write_rows(folder / "history.csv", history)
     write_json(folder / "metrics.json", summary(history))
+
+
+@torch.no_grad()
+def agree_maps(folder: Path | str, threads: int = 1) -> None:
+    """Write metrics.json of `folder`: how far the maps `inputs.learned` are from `inputs.gradcam`, which they imitate.
+
+    Over every frame of the part's videos that has a Grad-CAM map, at the input size of the run both were made from.
+    The keys are those of the attention network's own metrics.json; `bce` is what the learned maps score.
+    """
+    be_deterministic(threads)
+    folder = Path(folder)
+    frozen = read_json(folder / "config.json")
+    config, inputs = frozen["config"], frozen["inputs"]
+    size = _common_input(inputs["learned"], inputs["gradcam"])
+    both = [StoredMaps(Maps(inputs[key]), dead=math.nan) for key in ("learned", "gradcam")]
+    columns, dead = [], 0
+    for pairs in _pairs(both, _part(config, inputs), size):  # (m, 2, H, W)
+        alive = ~pairs.isnan().flatten(1).any(dim=1)
+        dead += int((~alive).sum())
+        columns.append(_compare(pairs[alive, :1], pairs[alive, 1]))
+    averages = _averages(columns, f"every map of {inputs['gradcam']} is dead: there is nothing to agree with")
+    facts = {key: config[key] for key in ("method", "stream", "split", "seed", "scale", "part")}
+    write_json(folder / "metrics.json", facts | {"entropy_floor": averages.pop("floor")} | averages | {"dead": dead})
 
 
 def load_attention_net(folder: Path) -> AttentionNet:
@@ -208,13 +242,8 @@ def measure(net: AttentionNet, data: Targets, heldout: Sequence[Video], batch: i
         dead += skipped
         if len(target):
             columns.append(_compare(net(features), target))
-    if not columns:
-        raise AttentionError("every held-out Grad-CAM map is dead: the run has learned nothing at this layer")
-    bce, floor, mean, correlation, iou = torch.cat(columns, dim=1).double().cpu()  # (n,) each
-    constant = constant_bce(mean[:, None, None])[1]  # the mean of the frames' means is that of their pixels
-    measured = {"heldout_bce": bce.mean(), "floor": floor.mean(), "constant_bce": constant}
-    measured |= {"correlation": correlation.mean(), "iou": iou.mean()}
-    return {key: float(value) for key, value in measured.items()} | {"n": len(bce), "dead": dead}
+    averages = _averages(columns, "every held-out Grad-CAM map is dead: the run has learned nothing at this layer")
+    return {"heldout_bce": averages.pop("bce")} | averages | {"dead": dead}
 
 
 def summary(history: Sequence[Mapping[str, float]]) -> dict[str, float]:
@@ -251,6 +280,18 @@ def _compare(maps: Tensor, target: Tensor) -> Tensor:
     return torch.stack((*scores, correlation(predicted, target), focus_iou(predicted, target)))
 
 
+def _averages(columns: Sequence[Tensor], nothing: str) -> dict[str, float]:
+    """Means over the `n` frames of what `_compare` found, and the best constant's cross-entropy."""
+    joined = torch.cat(columns, dim=1).double().cpu() if columns else torch.empty(5, 0)
+    if not joined.shape[1]:
+        raise AttentionError(nothing)
+    bce, floor, mean, correlation, iou = joined  # (n,) each
+    constant = constant_bce(mean[:, None, None])[1]  # the mean of the frames' means is that of their pixels
+    measured = {"bce": bce.mean(), "floor": floor.mean(), "constant_bce": constant}
+    measured |= {"correlation": correlation.mean(), "iou": iou.mean()}
+    return {key: float(value) for key, value in measured.items()} | {"n": len(bce)}
+
+
 def correlation(predicted: Tensor, target: Tensor) -> Tensor:
     """Pearson's r over pixels (M,) of maps (M, H, W); 0 where a map is constant."""
     a, b = (maps.flatten(1) - maps.flatten(1).mean(dim=1, keepdim=True) for maps in (predicted, target))
@@ -277,13 +318,36 @@ def _open(folder: Path | str, threads: int) -> tuple[dict[str, Any], Source]:
     run_inputs = read_json(Path(inputs["run"]) / "config.json")["inputs"]
     source = Source(
         model=model.requires_grad_(False).to(device()),
-        stream=Stream(run["stream"], run["network"]["stack"]),
+        stream=Stream(run["stream"], run["network"]["stack"], run["network"].get("mean_flow", False)),
         input=run["network"]["input"],
         frames=open_features(inputs["features"]),
         maps=entering_maps(config.get("maps", run["maps"]), run_inputs.get("maps")),
         shards=read_json(Path(inputs["features"]) / "config.json")["config"]["shards"],
     )
     return frozen, source
+
+
+def _layers(config: Mapping[str, Any]) -> list[str]:
+    return config.get("layers") or [config["layer"]]
+
+
+def _common_input(*folders: str) -> int:
+    """The input size in pixels of the run that all these maps were made from."""
+    runs = {read_json(Path(folder) / "config.json")["inputs"]["run"] for folder in folders}
+    if len(runs) > 1:
+        raise AttentionError(f"maps of different runs are not compared: {', '.join(sorted(runs))}")
+    return read_json(Path(*runs) / "config.json")["config"]["network"]["input"]
+
+
+def _pairs(both: Sequence[StoredMaps], videos: Sequence[Video], size: int) -> Iterator[Tensor]:
+    """Both kinds of map (m, 2, size, size) of the frames that have one of the last kind, m at a time; dead ones NaN."""
+    stored = both[-1].maps
+    every = int(stored.attributes["every"])
+    for video in (video.video for video in videos):
+        for first in range(0, stored.length(video), FRAMES_AT_ONCE):
+            frames = [k * every for k in range(stored.length(video))][first : first + FRAMES_AT_ONCE]
+            found = [[maps.at(video, frame, size, size) for maps in both] for frame in frames]
+            yield torch.from_numpy(np.array(found))
 
 
 def _part(config: Mapping[str, Any], inputs: Mapping[str, str]) -> list[Video]:
@@ -297,7 +361,7 @@ def _write_shard(
     shard: int,
     source: Source,
     videos: Sequence[Video],
-    maps_of: Callable[[Item], Tensor],
+    maps_of: Callable[[Item], list[Tensor]],
     frozen: Mapping[str, Any],
     *,
     normalise: bool,
@@ -310,6 +374,6 @@ def _write_shard(
         folder / shard_name(shard), attributes | {"shards": source.shards, "normalise": normalise}
     ) as writer:
         for index, video in enumerate(mine):
-            pieces = [maps_of(item).cpu().numpy() for item in frames.chunks(index, FRAMES_AT_ONCE)]
-            writer.add(video.video, np.concatenate(pieces))
+            pieces = [[part.cpu().numpy() for part in maps_of(item)] for item in frames.chunks(index, FRAMES_AT_ONCE)]
+            writer.add(video.video, *(np.concatenate(part) for part in zip(*pieces, strict=True)))
     print(f"{folder / shard_name(shard)}: maps of {len(mine)} videos", flush=True)

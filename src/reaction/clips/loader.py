@@ -1,12 +1,14 @@
 """Clips of stored frames or flow, with their attention maps, as PyTorch datasets.
 
 An item depends on (seed, epoch, index) alone: not on workers, world size or the order of reading. Every stored JPEG is
-decoded once per item, and cut before it is resized.
+decoded once per item, and cut before it is resized. Clips lie in [-1, 1], but in [-2, 2] where something is subtracted:
+one frame from the next (`rgbdiff`), or a field's mean (`mean_flow`).
 """
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -14,11 +16,22 @@ import torch
 from torch.utils.data import Dataset, get_worker_info
 
 from reaction.clips.maps import FrameMaps
+from reaction.clips.rgbdiff import frame_differences, frames_needed
 from reaction.clips.samplers import stack_indices, test_segments, train_segments
-from reaction.clips.transforms import STREAMS, Crop, apply_crop, flip, multi_scale_crop, normalise, test_crops
+from reaction.clips.transforms import (
+    Crop,
+    apply_crop,
+    flip,
+    mean_flow,
+    multi_scale_crop,
+    normalise,
+    subtract_mean_flow,
+    test_crops,
+)
 from reaction.data.index import Video
 from reaction.data.store import Shards, decode_flow, decode_rgb
 
+STREAMS = ("rgb", "flow", "rgbdiff")
 TEST_CROP = 0.875  # of the short side: 224 of 256; Inception's 299 of 341 is the same to 0.2 %
 
 Item = dict[str, torch.Tensor]
@@ -26,19 +39,35 @@ Item = dict[str, torch.Tensor]
 
 @dataclass(frozen=True)
 class Stream:
-    """What a network sees of a position: `stack` frames (`rgb`) or fields (`flow`) from there on."""
+    """What a network sees of a position: `stack` frames (`rgb`), fields (`flow`) or differences (`rgbdiff`) from there.
+
+    `mean_flow` takes each field's mean vector off it.
+    """
 
     name: str
     stack: int = 1
+    mean_flow: bool = False
 
     def __post_init__(self) -> None:
         if self.name not in STREAMS or self.stack < 1:
-            raise ValueError(f"stream {self.name!r} x {self.stack}: allowed are {' and '.join(STREAMS)}, 1 or more")
+            raise ValueError(f"stream {self.name!r} x {self.stack}: allowed are {', '.join(STREAMS)}, 1 or more")
+        if self.mean_flow and self.name != "flow":
+            raise ValueError(f"mean_flow: stream {self.name!r} has no fields to take the mean of")
+
+    @property
+    def modality(self) -> str:
+        """What the stored pictures show: `rgb` or `flow`."""
+        return "flow" if self.name == "flow" else "rgb"
+
+    @property
+    def span(self) -> int:
+        """How many consecutive stored items make one input."""
+        return frames_needed(self.stack) if self.name == "rgbdiff" else self.stack
 
     @property
     def channels(self) -> int:
-        """3 per frame, 2 per field, ordered x_i, y_i, x_i+1, y_i+1, ..."""
-        return self.stack * (3 if self.name == "rgb" else 2)
+        """3 per frame or difference, 2 per field, ordered x_i, y_i, x_i+1, y_i+1, ..."""
+        return self.stack * (2 if self.name == "flow" else 3)
 
 
 @dataclass(frozen=True)
@@ -52,6 +81,22 @@ class Augmentation:
     def __post_init__(self) -> None:
         if not self.scales or not all(0 < scale <= 1 for scale in self.scales):
             raise ValueError(f"crop scales {list(self.scales)}: one or more, above 0 and at most 1")
+
+
+class _Pictures(NamedTuple):
+    """What segments need of a video: U images (H, W, c), and the places (K, span) of each segment's among them.
+
+    `means` (U, 2) are the images' mean vectors, where the stream takes them off.
+    """
+
+    images: list[np.ndarray]
+    places: np.ndarray
+    means: np.ndarray | None
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width."""
+        return self.images[0].shape[:2]
 
 
 class _Clips(Dataset):
@@ -70,24 +115,31 @@ class _Clips(Dataset):
     def _length(self, index: int) -> int:
         return self.frames.length(self.videos[index].video)
 
-    def _read(self, index: int, starts: np.ndarray) -> tuple[list[np.ndarray], np.ndarray]:
-        """The (H, W, c) images that the segments need, each once, and the place of each of their items among them."""
+    def _read(self, index: int, starts: np.ndarray) -> _Pictures:
+        """The pictures of the segments that begin at `starts` (K,)."""
         if get_worker_info() is not None:
             # The workers are the parallelism. Not 1: that joins the threads of OpenCV's pool, which a fork left behind.
             cv2.setNumThreads(0)
-        indices = stack_indices(starts, self.stream.stack, self._length(index))  # (K, L)
+        indices = stack_indices(starts, self.stream.span, self._length(index))  # (K, span)
         needed, places = np.unique(indices, return_inverse=True)
         blobs = self.frames.read(self.videos[index].video, needed)
-        return [_decode(blob, self.stream.name) for blob in blobs], places.reshape(indices.shape)
+        images = [_decode(blob, self.stream.modality) for blob in blobs]
+        means = mean_flow(images) if self.stream.mean_flow else None
+        return _Pictures(images, places.reshape(indices.shape), means)
 
-    def _view(self, images: Sequence[np.ndarray], places: np.ndarray, crop: Crop, flipped: bool) -> np.ndarray:
+    def _view(self, pictures: _Pictures, crop: Crop, flipped: bool) -> np.ndarray:
         """The segments seen through one crop, float32 (K, C, h, w)."""
-        patches = (apply_crop(image, crop, self.input) for image in images)
+        patches = (apply_crop(image, crop, self.input) for image in pictures.images)
         if flipped:
-            patches = (flip(patch, self.stream.name) for patch in patches)
+            patches = (flip(patch, self.stream.modality) for patch in patches)
         planes = np.stack([np.moveaxis(patch, -1, 0) for patch in patches])  # (U, c, h, w)
-        stacks = planes[places]  # (K, L, c, h, w)
-        return normalise(stacks.reshape(len(places), self.stream.channels, self.input, self.input))
+        stacks = planes[pictures.places]  # (K, span, c, h, w)
+        if self.stream.name == "rgbdiff":
+            return frame_differences(stacks)
+        clip = normalise(stacks.reshape(len(stacks), self.stream.channels, self.input, self.input))
+        if pictures.means is None:
+            return clip
+        return subtract_mean_flow(clip, pictures.means[pictures.places], flipped)
 
     def _whole_maps(self, index: int, positions: np.ndarray, height: int, width: int) -> list[np.ndarray]:
         video = self.videos[index].video
@@ -97,7 +149,7 @@ class _Clips(Dataset):
         """The maps of the segments seen through the same crop, float32 (K, 1, h, w)."""
         patches = [apply_crop(map, crop, self.input) for map in maps]
         if flipped:
-            patches = [flip(patch, self.stream.name) for patch in patches]
+            patches = [flip(patch, self.stream.modality) for patch in patches]
         return np.stack(patches)[:, None]
 
     def _item(self, index: int, **arrays: np.ndarray) -> Item:
@@ -108,7 +160,7 @@ class _Clips(Dataset):
 class TrainClips(_Clips):
     """One augmented clip per video: all segments, and their maps, share crop and flip.
 
-    Items: `clip` float32 (K, C, h, w) in [-1, 1], `map` float32 (K, 1, h, w) in [0, 1] if there are maps, `label` and
+    Items: `clip` float32 (K, C, h, w), `map` float32 (K, 1, h, w) in [0, 1] if there are maps, `label` and
     `index` int64.
     """
 
@@ -134,11 +186,11 @@ class TrainClips(_Clips):
 
     def __getitem__(self, index: int) -> Item:
         rng = np.random.default_rng([self.seed, int(self._epoch), index])
-        starts = train_segments(self._length(index), self.segments, self.stream.stack, rng)  # (K,)
-        images, places = self._read(index, starts)
-        height, width = images[0].shape[:2]
+        starts = train_segments(self._length(index), self.segments, self.stream.span, rng)  # (K,)
+        pictures = self._read(index, starts)
+        height, width = pictures.size
         crop, flipped = self._augment(width, height, rng)
-        arrays = {"clip": self._view(images, places, crop, flipped)}
+        arrays = {"clip": self._view(pictures, crop, flipped)}
         if self.maps is not None:
             arrays["map"] = self._map_view(self._whole_maps(index, starts, height, width), crop, flipped)
         return self._item(index, **arrays)
@@ -152,7 +204,7 @@ class TrainClips(_Clips):
 class TestClips(_Clips):
     """All views of the test protocol of one video: V = segments * crops, the crops of a segment side by side.
 
-    Items: `clip` float32 (V, C, h, w) in [-1, 1], `map` float32 (V, 1, h, w) in [0, 1] if there are maps, `label` and
+    Items: `clip` float32 (V, C, h, w), `map` float32 (V, 1, h, w) in [0, 1] if there are maps, `label` and
     `index` int64. Crops are squares of 7/8 of the short side.
     """
 
@@ -174,11 +226,11 @@ class TestClips(_Clips):
         self.segments, self.crops, self.sampler = segments, crops, sampler
 
     def __getitem__(self, index: int) -> Item:
-        starts = test_segments(self._length(index), self.segments, self.stream.stack, self.sampler)  # (K,)
-        images, places = self._read(index, starts)
-        height, width = images[0].shape[:2]
+        starts = test_segments(self._length(index), self.segments, self.stream.span, self.sampler)  # (K,)
+        pictures = self._read(index, starts)
+        height, width = pictures.size
         views = test_crops(width, height, round(min(width, height) * TEST_CROP), self.crops)
-        arrays = {"clip": _side_by_side((self._view(images, places, *view) for view in views), self.crops)}
+        arrays = {"clip": _side_by_side((self._view(pictures, *view) for view in views), self.crops)}
         if self.maps is not None:
             maps = self._whole_maps(index, starts, height, width)
             arrays["map"] = _side_by_side((self._map_view(maps, *view) for view in views), self.crops)
@@ -188,8 +240,9 @@ class TestClips(_Clips):
 class WholeFrames(_Clips):
     """Every `every`-th position of one video, the whole frame resized to the input: what attention maps are made of.
 
-    Items: `clip` float32 (M, C, h, w) in [-1, 1] with M = ceil(items / every), `map` float32 (M, 1, h, w) in [0, 1] if
-    there are maps, `label` and `index` int64. Flow stacks near the end repeat the last field.
+    Items: `clip` float32 (M, C, h, w) with M = ceil(items / every), `map` float32 (M, 1, h, w) in [0, 1] if
+    there are maps, `label` and `index` int64. Stacks near the end repeat the last item, so that the last frame of
+    `rgbdiff` shows no difference at all.
     """
 
     def __init__(
@@ -218,17 +271,17 @@ class WholeFrames(_Clips):
         return np.arange(0, self._length(index), self.every)
 
     def _at(self, index: int, positions: np.ndarray) -> Item:
-        images, places = self._read(index, positions)
-        height, width = images[0].shape[:2]
-        arrays = {"clip": self._view(images, places, Crop(0, 0, width, height), flipped=False)}
+        pictures = self._read(index, positions)
+        height, width = pictures.size
+        arrays = {"clip": self._view(pictures, Crop(0, 0, width, height), flipped=False)}
         if self.maps is not None:
             arrays["map"] = np.stack(self._whole_maps(index, positions, self.input, self.input))[:, None]
         return self._item(index, **arrays)
 
 
-def _decode(blob: bytes, stream: str) -> np.ndarray:
+def _decode(blob: bytes, modality: str) -> np.ndarray:
     """A stored item as an (H, W, c) image; flow stays plane by plane in memory."""
-    return decode_rgb(blob) if stream == "rgb" else np.moveaxis(decode_flow(blob), 0, -1)
+    return decode_rgb(blob) if modality == "rgb" else np.moveaxis(decode_flow(blob), 0, -1)
 
 
 def _side_by_side(views: Iterator[np.ndarray], count: int) -> np.ndarray:

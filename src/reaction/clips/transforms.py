@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-STREAMS = ("rgb", "flow")
+MODALITIES = ("rgb", "flow")  # what a stored picture shows
 MAX_DISTORT = 1  # steps in the list of scales between a crop's width and its height
 SNAP = 3  # a side nearer than this to the network's input becomes the input: no resizing by a hair's breadth
 
@@ -103,16 +103,16 @@ def _resize(patch: np.ndarray, input: int) -> np.ndarray:
     return cv2.resize(patch, (input, input), interpolation=cv2.INTER_LINEAR)
 
 
-def flip(image: np.ndarray, stream: str) -> np.ndarray:
+def flip(image: np.ndarray, modality: str) -> np.ndarray:
     """The image of the mirrored scene, (H, W, C), or the mirrored (H, W) map.
 
     In flow the even channels are horizontal and change sign: -v for normalised values, 255 - q for stored ones, which
     the unbiased reading of 8-bit flow makes the same.
     """
-    if stream not in STREAMS:
-        raise ValueError(f"stream {stream!r}: allowed are {' and '.join(STREAMS)}")
+    if modality not in MODALITIES:
+        raise ValueError(f"modality {modality!r}: allowed are {' and '.join(MODALITIES)}")
     mirrored = image[:, ::-1]
-    if stream == "rgb" or image.ndim == 2:
+    if modality == "rgb" or image.ndim == 2:
         return mirrored
     mirrored = mirrored.copy(order="K")
     mirrored[..., ::2] = 255 - mirrored[..., ::2] if image.dtype == np.uint8 else -mirrored[..., ::2]
@@ -127,22 +127,20 @@ def normalise(image: np.ndarray) -> np.ndarray:
     return scaled
 
 
-def mean_flow(fields: Sequence[np.ndarray], flipped: bool) -> np.ndarray:
-    """The mean vector of each whole stored field, uint8 (H, W, 2), float32 (fields, 2) as `normalise` scales values.
-
-    `flipped`: of the mirrored scene, whose horizontal mean has the other sign.
-    """
-    means = np.stack([field.mean(axis=(0, 1), dtype=np.float64) for field in fields]) * (2 / 255) - 1
-    if flipped:
-        means[:, 0] *= -1
-    return means.astype(np.float32)
+def mean_flow(fields: Sequence[np.ndarray]) -> np.ndarray:
+    """The mean vector of each whole stored field, uint8 (H, W, 2), float32 (fields, 2) as `normalise` scales values."""
+    means = np.stack([field.mean(axis=(0, 1), dtype=np.float64) for field in fields])
+    return (means * (2 / 255) - 1).astype(np.float32)
 
 
-def subtract_mean_flow(stacks: np.ndarray, means: np.ndarray) -> np.ndarray:
+def subtract_mean_flow(stacks: np.ndarray, means: np.ndarray, flipped: bool) -> np.ndarray:
     """Flow stacks (K, 2L, h, w) less the mean vectors (K, L, 2) of their fields, both normalised.
+
+    `flipped` stacks show the mirrored scene, where the horizontal means have the other sign; `means` are as stored.
 
     "From each displacement field d we subtract its mean vector" (Simonyan & Zisserman, NIPS 2014, section 3.1); the
     field is the whole frame's, from which the input is cut afterwards. The mean is taken off normalised values, not
     off bytes: those would be cut at the flow's bound a second time.
     """
-    return stacks - means.reshape(len(stacks), -1, 1, 1)
+    signs = np.array([-1 if flipped else 1, 1], means.dtype)
+    return stacks - (signs * means).reshape(len(stacks), -1, 1, 1)

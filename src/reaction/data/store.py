@@ -6,8 +6,9 @@ A shard of pictures holds
     offset         (items+1,) int64; bytes offset[j] to offset[j+1] of blob are item j
     blob           (bytes,)  uint8; JPEG files one after the other
     source_sha256  (n,)      of the video file
-and a shard of maps holds `video`, `first` and `map`, float32 (items, h, w). Attributes are the frozen config the shard
-was made by and the versions of the libraries that made it; a value that HDF5 has no type for is JSON.
+and a shard of maps holds `video`, `first` and `map`, float32 (items, h, w). A map that is a sum of maps of several
+resolutions has the others beside it: `map_1` (items, h', w'), ... Attributes are the frozen config the shard was made
+by and the versions of the libraries that made it; a value that HDF5 has no type for is JSON.
 
 Flow is one grey JPEG per field, x over y: 7.4 KiB a field at 320x240 and quality 95, and one decode.
 """
@@ -145,14 +146,17 @@ class ShardWriter(_Writer):
 class MapWriter(_Writer):
     """Writes a shard of maps; `attributes` say, beside the frozen config, `every` (frames a map) and `normalise`."""
 
-    def add(self, video: str, maps: np.ndarray) -> None:
-        """Append a video's maps (n, h, w), of the same h and w for every video."""
-        maps = np.asarray(maps, np.float32)
-        if "map" not in self._file:
-            self._file.create_dataset("map", (0, *maps.shape[1:]), np.float32, maxshape=(None, *maps.shape[1:]))
-        self._append("map", maps)
+    def add(self, video: str, *parts: np.ndarray) -> None:
+        """Append a video's maps (n, h, w), of the same h and w for every video; several `parts` are addends of each."""
+        for k, part in enumerate(parts):
+            self._append_part(f"map_{k}" if k else "map", np.asarray(part, np.float32))
         self._videos.append(video)
-        self._first.append(self._first[-1] + len(maps))
+        self._first.append(self._first[-1] + len(parts[0]))
+
+    def _append_part(self, name: str, maps: np.ndarray) -> None:
+        if name not in self._file:
+            self._file.create_dataset(name, (0, *maps.shape[1:]), np.float32, maxshape=(None, *maps.shape[1:]))
+        self._append(name, maps)
 
 
 class _Folder:
@@ -244,12 +248,22 @@ class Maps(_Folder):
     """Reads the maps of a folder of shards; otherwise like `Shards`."""
 
     def read(self, video: str, k: int) -> np.ndarray:
-        """The video's k-th stored map, float32 (h, w)."""
+        """The video's k-th stored map, float32 (h, w); of a sum, the first addend."""
+        file, place = self._place(video, k)
+        with _blame(file.filename):
+            return file["map"][place]
+
+    def parts(self, video: str, k: int) -> list[np.ndarray]:
+        """The addends of the video's k-th stored map, float32 (h, w) each, of one resolution each."""
+        file, place = self._place(video, k)
+        with _blame(file.filename):
+            return [file[name][place] for name in sorted(file) if name.startswith("map")]
+
+    def _place(self, video: str, k: int) -> tuple[h5py.File, int]:
         file, start, stop = self._find(video)
         if not 0 <= k < stop - start:
             raise IndexError(f"{video} has {stop - start} maps in {file.filename}; there is no map {k}")
-        with _blame(file.filename):
-            return file["map"][start + k]
+        return file, start + k
 
 
 def _runs(indices: np.ndarray) -> list[np.ndarray]:

@@ -44,6 +44,12 @@ def top_k(scores: NDArray, labels: NDArray, k: int = 1) -> float:
     return float((label_ranks(scores, labels) < k).mean())
 
 
+def cross_entropy(probabilities: NDArray, labels: NDArray) -> float:
+    """The mean over videos of -log of the true class's probability, in nats; probabilities (n, classes)."""
+    own = np.take_along_axis(np.asarray(probabilities), np.asarray(labels)[:, None], axis=1)
+    return float(-np.log(np.maximum(own, np.finfo(np.float64).tiny)).mean())
+
+
 def confusion(scores: NDArray, labels: NDArray) -> NDArray[np.int64]:
     """Counts (classes, classes): row = true class, column = predicted class."""
     classes = scores.shape[1]

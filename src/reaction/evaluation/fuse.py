@@ -1,9 +1,10 @@
-"""From stored logits to metrics, of one stream or of two fused ones."""
+"""From stored logits to metrics, of one stream or of several fused ones."""
 
 import csv
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 
 from reaction.data.index import read_classes
 from reaction.evaluation import classification
+from reaction.evaluation.svm_fusion import stack_streams, train_svm
 from reaction.files import atomic, read_json, write_json, write_text
 
 RUN = ("method", "split", "seed")
@@ -40,34 +42,73 @@ def evaluate_scores(folder: Path) -> dict[str, Any]:
     config = read_json(folder / "config.json")
     settings = config["config"]
     protocol = {key: settings[key] for key in ("protocol_name", "before_softmax", "maps")} | settings["protocol"]
+    if _part(settings) != "test":
+        protocol["part"] = _part(settings)
     facts = {key: settings[key] for key in RUN} | {"stream": settings["stream"], "protocol": protocol}
     return _write_metrics(folder, read_predictions(folder), Path(config["inputs"]["index"]), facts)
 
 
 def fuse_scores(folder: Path) -> dict[str, Any]:
-    """Write fusion.h5 and the files of `evaluate_scores` from both streams' scores.h5.
+    """Write fusion.h5 and the files of `evaluate_scores` from the scores.h5 of every stream.
 
-    Raises ScoresError, naming the folders, when the streams differ in method, split, seed, videos or labels.
+    The config says how: fixed `weights`; a `sweep`, a list of weights per stream, tried on the folders
+    `heldout_<stream>`; or an `svm`, trained on the folders `train_<stream>`. Raises ScoresError, naming the folders,
+    when the streams differ in method, split, seed, videos or labels, or a folder holds another part of the split than
+    it should.
     """
     folder = Path(folder)
     config = read_json(folder / "config.json")
     settings, inputs = config["config"], config["inputs"]
-    streams = {stream: Path(inputs[stream]) for stream in settings["weights"]}
-    for source in streams.values():
-        _check_same_run(folder, settings, source)
-    views = {stream: _read_logits(source) for stream, source in streams.items()}
-    fused = fuse(views, streams, weights=settings["weights"], before_softmax=settings["before_softmax"])
+    fused, how = _fused(folder, settings, inputs)
     _write_fusion(folder / "fusion.h5", fused)
-    protocol = {key: settings[key] for key in ("protocol_name", "before_softmax", "weights")}
+    protocol = {key: settings[key] for key in ("protocol_name", "before_softmax")} | how
     facts = {key: settings[key] for key in RUN} | {"stream": "fusion", "protocol": protocol}
     return _write_metrics(folder, fused, Path(inputs["index"]), facts)
 
 
-def _check_same_run(folder: Path, settings: Mapping[str, Any], source: Path) -> None:
+def _fused(folder: Path, settings: Mapping[str, Any], inputs: Mapping[str, str]) -> tuple[Predictions, dict[str, Any]]:
+    """The fused test scores, and what metrics.json says of how they came about."""
+    before_softmax = settings["before_softmax"]
+    if "svm" in settings:
+        streams = [role.removeprefix("train_") for role in inputs if role.startswith("train_")]
+        training, tested = (_open_part(folder, settings, inputs, streams, part) for part in ("train", "test"))
+        fused = _fuse_by_svm(training, tested, settings["svm"], before_softmax=before_softmax, seed=settings["seed"])
+        return fused, {"svm": settings["svm"], "trained_on": len(training[0][streams[0]].videos)}
+    how = {"weights": settings.get("weights")}
+    if "sweep" in settings:
+        grid = settings["sweep"]
+        views, folders = _open_part(folder, settings, inputs, list(grid), "heldout")
+        best, *_ = sweep(views, folders, grid, before_softmax=before_softmax)
+        how = {"weights": best.weights, "swept_on": len(next(iter(views.values())).videos), "swept_top1": best.top1}
+    views, folders = _open_part(folder, settings, inputs, list(how["weights"]), "test")
+    return fuse(views, folders, weights=how["weights"], before_softmax=before_softmax), how
+
+
+def _open_part(
+    folder: Path, settings: Mapping[str, Any], inputs: Mapping[str, str], streams: Sequence[str], part: str
+) -> tuple[dict[str, Predictions], dict[str, Path]]:
+    """The logits of every stream on the test, training or held-out videos, and the folders they come from."""
+    prefix = "" if part == "test" else f"{part}_"
+    if absent := [prefix + stream for stream in streams if prefix + stream not in inputs] or (not streams and [part]):
+        raise ScoresError(f"{folder}/config.json has no inputs {', '.join(absent)}: a fusion needs them.")
+    folders = {stream: Path(inputs[prefix + stream]) for stream in streams}
+    for source in folders.values():
+        _check_same_run(folder, settings, source, part)
+    return {stream: _read_logits(source) for stream, source in folders.items()}, folders
+
+
+def _check_same_run(folder: Path, settings: Mapping[str, Any], source: Path, part: str) -> None:
     scored = read_json(source / "config.json")["config"]
     for key in RUN:
         if scored[key] != settings[key]:
             raise ScoresError(f"{folder} fuses {key} {settings[key]!r}, but {source} has {scored[key]!r}.")
+    if _part(scored) != part:
+        raise ScoresError(f"{folder} takes {source} for scores of part {part!r}, but it has {_part(scored)!r}.")
+
+
+def _part(settings: Mapping[str, Any]) -> str:
+    """Which videos of the split were scored: `test`, `train`, or the `heldout` groups of the training videos."""
+    return settings.get("part", "test")
 
 
 def fuse(
@@ -82,15 +123,96 @@ def fuse(
     TSN adds raw scores with weights 1 and 1.5 (yjxiong/temporal-segment-networks, tools/eval_scores.py); Two-Stream
     ConvNets averages softmax scores. `folders` are named in the error when videos or labels differ.
     """
-    reference, *others = views
-    for other in others:
-        _check_same_videos(views[reference], views[other], folders[reference], folders[other])
+    reference = _check_streams(views, folders)
     total = sum(weights.values())
     fused = sum(
         weights[stream] / total * classification.consensus(found.scores, before_softmax=before_softmax)
         for stream, found in views.items()
     )
-    return Predictions(views[reference].videos, views[reference].labels, fused)
+    return replace(reference, scores=fused)
+
+
+@dataclass(frozen=True)
+class Swept:
+    """One choice of weights: top-1, a fraction, and mean cross-entropy in nats on the videos it was tried on."""
+
+    weights: dict[str, float]
+    top1: float
+    loss: float
+
+
+def sweep(
+    views: Mapping[str, Predictions],
+    folders: Mapping[str, Path],
+    grid: Mapping[str, Sequence[float]],
+    *,
+    before_softmax: bool = True,
+) -> list[Swept]:
+    """Every combination of the weights in `grid`, best first: by top-1, then the lowest loss, then the grid's order.
+
+    The grid is a list of weights per stream; a combination of zeros alone is left out.
+
+    `views` and `folders` are as `fuse`'s and hold videos that neither trained the networks nor test the fusion.
+    """
+    tried = [_try(views, folders, weights, before_softmax=before_softmax) for weights in _combinations(grid)]
+    return sorted(tried, key=lambda one: (-one.top1, one.loss))
+
+
+def _combinations(grid: Mapping[str, Sequence[float]]) -> Iterator[dict[str, float]]:
+    return (dict(zip(grid, weights, strict=True)) for weights in product(*grid.values()) if any(weights))
+
+
+def _try(
+    views: Mapping[str, Predictions], folders: Mapping[str, Path], weights: dict[str, float], *, before_softmax: bool
+) -> Swept:
+    fused = fuse(views, folders, weights=weights, before_softmax=before_softmax)
+    likelihoods = classification.softmax(fused.scores) if before_softmax else fused.scores
+    loss = classification.cross_entropy(likelihoods, fused.labels)
+    return Swept(weights, classification.top_k(fused.scores, fused.labels), loss)
+
+
+def _fuse_by_svm(
+    training: tuple[Mapping[str, Predictions], Mapping[str, Path]],
+    tested: tuple[Mapping[str, Predictions], Mapping[str, Path]],
+    settings: Mapping[str, Any],
+    *,
+    before_softmax: bool,
+    seed: int,
+) -> Predictions:
+    """Test scores (n, classes) of an SVM trained on the training videos; a part is its logits and their folders."""
+    learned, features = _features(*training, before_softmax=before_softmax)
+    asked, test_features = _features(*tested, before_softmax=before_softmax)
+    svm = train_svm(
+        features,
+        learned.labels,
+        classes=learned.scores.shape[-1],
+        cost=settings["c"],
+        multi_class=settings.get("multi_class", "one-vs-rest"),
+        seed=seed,
+    )
+    return replace(asked, scores=svm.scores(test_features))
+
+
+def _features(
+    views: Mapping[str, Predictions], folders: Mapping[str, Path], *, before_softmax: bool
+) -> tuple[Predictions, NDArray]:
+    """The videos of the first stream, and every stream's probabilities stacked (n, streams * classes)."""
+    reference = _check_streams(views, folders)
+    return reference, stack_streams([_probabilities(one, before_softmax=before_softmax) for one in views.values()])
+
+
+def _probabilities(found: Predictions, *, before_softmax: bool) -> NDArray:
+    """One probability per class (n, classes) from the logits of every view (n, V, classes)."""
+    scores = classification.consensus(found.scores, before_softmax=before_softmax)
+    return classification.softmax(scores) if before_softmax else scores
+
+
+def _check_streams(views: Mapping[str, Predictions], folders: Mapping[str, Path]) -> Predictions:
+    """The first stream's predictions, when all streams scored the same videos."""
+    reference, *others = views
+    for other in others:
+        _check_same_videos(views[reference], views[other], folders[reference], folders[other])
+    return views[reference]
 
 
 def _check_same_videos(first: Predictions, second: Predictions, first_folder: Path, second_folder: Path) -> None:
@@ -151,12 +273,18 @@ def _write_metrics(folder: Path, predictions: Predictions, index: Path, facts: M
         "top5": classification.top_k(scores, labels, 5),
         "mean_class": classification.mean_class_accuracy(scores, labels),
         "n": len(labels),
-        "of": read_json(index / "official.json")[facts["split"]]["test"],
+        "of": _official(index, facts, len(labels)),
         "chance": 1 / len(classes),
     }
     write_json(folder / "metrics.json", metrics)
     _write_classes(folder, predictions, classes)
     return metrics
+
+
+def _official(index: Path, facts: Mapping[str, Any], n: int) -> int:
+    """The videos on the official list of that part; held-out groups are drawn from the index, so they are all there."""
+    part = _part(facts["protocol"])
+    return n if part == "heldout" else read_json(index / "official.json")[facts["split"]][part]
 
 
 def _write_classes(folder: Path, predictions: Predictions, classes: Sequence[str]) -> None:

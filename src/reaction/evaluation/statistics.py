@@ -63,6 +63,15 @@ def paired_bootstrap(first: Statistic, second: Statistic, n: int, **options: flo
     return bootstrap(lambda drawn: first(drawn) - second(drawn), n, **options)
 
 
+def unanimous(difference: float, n: int) -> Interval:
+    """The interval of a mean difference in [-1, 1] when all n units show the same, which tells a bootstrap nothing.
+
+    The units that would show something else are at most the share that the exact binomial interval of 0 in n allows.
+    """
+    others = exact_binomial(0, n).high
+    return Interval(difference - others * (1 + difference), difference + others * (1 - difference))
+
+
 def exact_binomial(correct: int, n: int, *, level: float = 0.95) -> Interval:
     """The exact interval of a proportion (Clopper & Pearson 1934), never narrower than it says."""
     tail = (1 - level) / 2
@@ -85,6 +94,36 @@ def _bisect(above: Callable[[float], bool]) -> float:
         middle = (low + high) / 2
         low, high = (low, middle) if above(middle) else (middle, high)
     return (low + high) / 2
+
+
+class McNemar(NamedTuple):
+    """Videos that only the first side had right, those that only the second had right, and the p-value."""
+
+    gained: int
+    lost: int
+    p: float
+
+
+def mcnemar(first: NDArray, second: NDArray) -> McNemar:
+    """McNemar's exact test (1947) of the hits (n,) of two networks on the same videos, two-sided.
+
+    If both were right equally often, each video on which one alone is right would fall to either side like a coin. p
+    is the chance of at least so uneven a fall. It says nothing about networks trained with other seeds, and takes the
+    videos for independent: where they come in groups that stand or fall together p is too small, by any factor.
+    """
+    first, second = np.asarray(first, dtype=bool), np.asarray(second, dtype=bool)
+    gained, lost = int((first & ~second).sum()), int((second & ~first).sum())
+    return McNemar(gained, lost, min(1.0, 2 * _at_least(max(gained, lost), gained + lost, 0.5)))
+
+
+def combined_p(values: Sequence[float]) -> float:
+    """One p-value from those of several runs on the same or overlapping videos: twice their mean, at most 1.
+
+    Seeds share their test videos and splits share some, so the runs' tests are not independent, and Fisher's product
+    would call one stroke of luck many. Twice the mean is a p-value whatever the dependence (Ruschendorf 1982; Vovk &
+    Wang, Biometrika 2020): more seeds never make it smaller than their p-values are on average.
+    """
+    return min(1.0, 2 * float(np.mean(values))) if len(values) > 1 else float(values[0])
 
 
 def spread(values: Sequence[float]) -> float | None:

@@ -3,9 +3,10 @@
 https://arxiv.org/abs/1406.2199; "training a multi-class linear SVM on stacked L2-normalised softmax scores as
 features".
 
-A video's softmax scores are the mean over its views, per stream; each stream's scores are divided by their Euclidean
-length, the streams are laid side by side, and an SVM trained on the training videos gives the fused class scores. The
-SVM is LIBLINEAR's (Fan et al., JMLR 2008), through scikit-learn.
+A video's softmax scores are the mean over its views, per stream (or the softmax of the mean, where the protocol
+averages before it); each stream's scores are divided by their Euclidean length, the streams are laid side by side, and
+an SVM trained on the training videos gives the fused class scores. The SVM is LIBLINEAR's (Fan et al., JMLR 2008),
+through scikit-learn.
 
 What the paper leaves unsaid, and what we chose:
 - the training videos' scores come from the networks that were trained on those videos, and are surer of themselves than

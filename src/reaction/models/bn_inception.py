@@ -20,7 +20,6 @@ Choices and deviations:
   the strided convolutions and cannot be joined to them: there it is padded by one cell.
 """
 
-from collections.abc import Mapping
 from typing import NamedTuple
 
 import torch
@@ -145,21 +144,6 @@ class BNInception(nn.Module):
             return three[1] + double[1] + inputs
         self._add(f"{name}_pool_proj", inputs, scaled(block.pool, width), 1)
         return scaled(block.one, width) + three[1] + double[1] + scaled(block.pool, width)
-
-
-def fold_input(state: Mapping[str, Tensor], network: nn.Module, *, stream: str) -> dict[str, Tensor]:
-    """ImageNet weights of a first convolution over RGB, refitted to what the clip loader hands over.
-
-    `network` names its first convolution and what the weights were trained on (`first_conv`, `input_bgr`, `input_mean`,
-    `input_std`). The loader gives (q / 255 - 0.5) / 0.5 of bytes q: order, scale and mean move into weight (O, 3, k, k)
-    and bias (O,). Flow and differences of frames are centred as they come: only the scale moves. Zeros around a padded
-    convolution now stand for mid grey instead of the mean colour.
-    """
-    name, bias = network.first_conv, network.first_conv.replace("weight", "bias")
-    weight = state[name].flip(1) if network.input_bgr else state[name]
-    mean, std = (weight.new_tensor(values)[:, None, None] for values in (network.input_mean, network.input_std))
-    shift = (weight * (127.5 - mean) / std).sum((1, 2, 3)) if stream == "rgb" else 0
-    return dict(state) | {name: weight * 127.5 / std, bias: state[bias] + shift}
 
 
 def _halved(x: Tensor) -> Tensor:

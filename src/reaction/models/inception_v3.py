@@ -49,6 +49,9 @@ class InceptionV3(nn.Module):
     `aux` adds the auxiliary classifier of section 4. At 299 pixels and width 1 the last block gives 2048 x 8 x 8.
     """
 
+    first_conv = FIRST_CONV
+    last_layer = "fc"
+
     def __init__(
         self,
         *,

@@ -9,6 +9,9 @@ What the thesis leaves unsaid, the parameter of params.yaml that says it, and wh
   times the map);
 - how the weights of that channel start: `map.channel`, the mean of the RGB filters (the default) or zero;
 - what stands in for a Grad-CAM map that is zero everywhere: `map.constant`, the 0.1 of phase 1;
+- which of its M layers make the map: `attention.layers`, Mixed_7c, the one it chose; of several, each map is
+  up-sampled, and their mean is normalised again;
+- whether both streams need maps: `attention.streams`, both;
 - the flow stack's length: the stream's `stack`, 10 as in Two-Stream ConvNets;
 - the input: the scale's `input`, 299 pixels, Inception-V3's own;
 - segments in training: the method's `segments`, 1 (TSN is cited for its augmentation only);
@@ -16,15 +19,21 @@ What the thesis leaves unsaid, the parameter of params.yaml that says it, and wh
   batch normalisation: the method's `partial_bn`, off;
 - the schedule on UCF-101: `steps` and `epochs` of the stream, those of HMDB-51;
 - whether phase 2 restarts or goes on: `init` of the method, which names phase 1, whose last epoch it starts from;
+  without it, phase 2 starts where phase 1 did, from `weights`;
+- how often end-to-end training (Algorithm 1) makes new maps: `alternation.epochs_per_round`. A round is a run of its
+  own, which starts from the round before; schedule and shuffling go on, the optimiser's momentum begins anew;
 - the attention network: `attention.net`, its `hidden` width, its batch, epochs, Adam's `learning_rate`, the frames
   it sees of each video; its first kernel: `kernel` of `AttentionNet`, 3;
 - for which frames maps are computed: `attention.every`, each one;
+- what stands for the maps in a test: the protocol's `maps`, those of the attention network; Grad-CAM of the true label
+  is an oracle, and what it scores is no result;
 - crops in the test, the sampler, the fusion's weights, before or after softmax: the protocol, TSN's;
 - whether Grad-CAM sees the augmented view or the frame: the frame. This is no parameter: maps are made once and stored,
   and the clip's crop and flip cut image and map alike.
 
-`concat` with a constant map trains exactly the plain stream: the first convolution is unpadded, has no bias and feeds a
-batch normalisation that removes any constant. `multiply` does not vanish: against the smaller variance, eps counts.
+`concat` with a constant map trains exactly the plain stream: Inception-V3's first convolution is unpadded, has no bias
+and feeds a batch normalisation that removes any constant. `multiply` does not vanish: against the smaller variance, eps
+counts.
 """
 
 import torch
@@ -38,8 +47,16 @@ ENTRIES = ("concat", "multiply")
 class STAttention(TSN):
     """TSN whose frames carry an attention map; with `concat` the backbone takes one channel more than the stream."""
 
-    def __init__(self, backbone: nn.Module, *, entry: str = "concat", partial_bn: bool = False) -> None:
-        super().__init__(backbone, partial_bn=partial_bn)
+    def __init__(
+        self,
+        backbone: nn.Module,
+        *,
+        entry: str = "concat",
+        partial_bn: bool = False,
+        consensus: str = "average",
+        segments: int | None = None,
+    ) -> None:
+        super().__init__(backbone, partial_bn=partial_bn, consensus=consensus, segments=segments)
         if entry not in ENTRIES:
             raise ValueError(f"entry is one of {', '.join(ENTRIES)}, not {entry!r}")
         self.entry = entry

@@ -2,6 +2,11 @@
 
 ImageNet weights of torchvision's Inception-V3 (`inception_v3_google-0cc3c7bd.pth` on download.pytorch.org/models; the
 digits begin its sha256) fit RGB input in [-1, 1]: that is what torchvision's `transform_input` makes of its own input.
+Those of BN-Inception, CNN-M and VGG-16 were trained on bytes less their means: `fold_input` refits them.
+
+A backbone names the two layers that may differ in shape from a file's: `first_conv`, the weight of its first
+convolution, and `last_layer`, its classifier. Where its public weights saw another input than ours, it says which:
+`input_bgr`, `input_mean` and `input_std`.
 """
 
 from collections.abc import Mapping
@@ -14,9 +19,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from reaction import files
-from reaction.models.inception_v3 import FIRST_CONV, InceptionV3, expand_first_conv
-
-CLASSIFIER = ("fc.weight", "fc.bias")
+from reaction.models.inception_v3 import expand_first_conv
 
 
 class WeightsError(ValueError):
@@ -45,31 +48,34 @@ class Coverage:
 
 
 def load_pretrained(
-    backbone: InceptionV3,
+    backbone: nn.Module,
     state: Mapping[str, Tensor],
     *,
     stream: str,
     extra: int = 0,
     map_channel: str = "mean",
+    public: bool = False,
 ) -> Coverage:
     """Copy `state` into `backbone`, in place, and say what fitted.
 
     A first convolution of another channel count is expanded (`expand_first_conv`; `extra` map channels among the
-    backbone's), a classifier of another class count is started anew, and any other shape is an error.
+    backbone's), a classifier of another class count is started anew, and any other shape is an error. `public` weights
+    are others' ImageNet weights, which `fold_input` refits to our input where the backbone says that it differs.
     """
+    first, classifier = backbone.first_conv, _classifier(backbone)
     own = backbone.state_dict()
     known = {name: value for name, value in state.items() if name in own}
     if not known:
         raise WeightsError(f"no tensor fits {type(backbone).__name__}; the file starts with {_shortened(tuple(state))}")
     reshaped = tuple(name for name, value in known.items() if value.shape != own[name].shape)
-    _refuse_misfits(reshaped, known, own)
-    if FIRST_CONV in reshaped:
-        channels = own[FIRST_CONV].shape[1]
-        known[FIRST_CONV] = expand_first_conv(
-            known[FIRST_CONV], channels, stream=stream, extra=extra, map_channel=map_channel
-        )
-    if set(CLASSIFIER) & set(reshaped):
-        known = {name: value for name, value in known.items() if name not in CLASSIFIER}
+    _refuse_misfits(reshaped, known, own, backbone)
+    if public and hasattr(backbone, "input_mean"):
+        known = fold_input(known, backbone, stream=stream)
+    if first in reshaped:
+        channels = own[first].shape[1]
+        known[first] = expand_first_conv(known[first], channels, stream=stream, extra=extra, map_channel=map_channel)
+    if set(classifier) & set(reshaped):
+        known = {name: value for name, value in known.items() if name not in classifier}
         start_classifier(backbone)
     backbone.load_state_dict(known, strict=False)
     return Coverage(
@@ -80,10 +86,28 @@ def load_pretrained(
     )
 
 
-def start_classifier(backbone: InceptionV3, *, std: float = 0.001) -> None:
+def fold_input(state: Mapping[str, Tensor], network: nn.Module, *, stream: str) -> dict[str, Tensor]:
+    """ImageNet weights of a first convolution over RGB, refitted to what the clip loader hands over.
+
+    `network` names its first convolution and what the weights were trained on (`first_conv`, `input_bgr`, `input_mean`,
+    `input_std`). The loader gives (q / 255 - 0.5) / 0.5 of bytes q: order, scale and mean move into weight (O, 3, k, k)
+    and bias (O,). Flow and differences of frames are centred as they come: only the scale moves. Zeros around a padded
+    convolution now stand for mid grey instead of the mean colour.
+    """
+    name, bias = network.first_conv, network.first_conv.replace("weight", "bias")
+    if name not in state or bias not in state or state[name].shape[1] != 3:
+        raise WeightsError(f"{name} over R, G, B, with {bias}, is what tells public weights; the file has none")
+    weight = state[name].flip(1) if network.input_bgr else state[name]
+    mean, std = (weight.new_tensor(values)[:, None, None] for values in (network.input_mean, network.input_std))
+    shift = (weight * (127.5 - mean) / std).sum((1, 2, 3)) if stream == "rgb" else 0
+    return dict(state) | {name: weight * 127.5 / std, bias: state[bias] + shift}
+
+
+def start_classifier(backbone: nn.Module, *, std: float = 0.001) -> None:
     """A new classifier: normal weights of deviation 0.001, zero bias (yjxiong/tsn-pytorch, `models.py`)."""
-    nn.init.normal_(backbone.fc.weight, std=std)
-    nn.init.zeros_(backbone.fc.bias)
+    classifier = backbone.get_submodule(backbone.last_layer)
+    nn.init.normal_(classifier.weight, std=std)
+    nn.init.zeros_(classifier.bias)
 
 
 def read_weights(path: Path | str) -> dict[str, Tensor]:
@@ -150,12 +174,18 @@ def _load_tensors(path: Path) -> object:
     return torch.load(path, map_location="cpu", weights_only=True)
 
 
-def _refuse_misfits(reshaped: tuple[str, ...], state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> None:
+def _classifier(backbone: nn.Module) -> tuple[str, str]:
+    return f"{backbone.last_layer}.weight", f"{backbone.last_layer}.bias"
+
+
+def _refuse_misfits(
+    reshaped: tuple[str, ...], state: Mapping[str, Tensor], own: Mapping[str, Tensor], backbone: nn.Module
+) -> None:
     """Only the channels of the first convolution and the classes of the classifier may differ."""
     for name in reshaped:
         theirs, ours = tuple(state[name].shape), tuple(own[name].shape)
-        classes = name in CLASSIFIER and theirs[1:] == ours[1:]
-        channels = name == FIRST_CONV and theirs[:1] + theirs[2:] == ours[:1] + ours[2:] and theirs[1] == 3
+        classes = name in _classifier(backbone) and theirs[1:] == ours[1:]
+        channels = name == backbone.first_conv and theirs[:1] + theirs[2:] == ours[:1] + ours[2:] and theirs[1] == 3
         if not classes and not channels:
             raise WeightsError(f"{name} is {theirs} in the file, {ours} in the network; are width and stream the same?")
 

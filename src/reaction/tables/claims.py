@@ -2,10 +2,10 @@
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 Metric = Literal["top1", "mean_class"]
 
@@ -19,10 +19,15 @@ class Strict(BaseModel):
 
 
 class Reproduction(Strict):
-    """The run of ours that answers a claim."""
+    """The runs of ours that answer a claim: one stream of a method, or of several that do it in different ways."""
 
-    method: str
-    stream: Literal["rgb", "flow", "fusion"]
+    method: tuple[str, ...]
+    stream: Literal["rgb", "flow", "rgbdiff", "fusion"]
+
+    @field_validator("method", mode="before")
+    @classmethod
+    def _one_or_more(cls, value: Any) -> Any:
+        return (value,) if isinstance(value, str) else value
 
 
 class Claim(Strict):
@@ -85,10 +90,13 @@ def reproducible(papers: Iterable[Paper], dataset: str) -> list[tuple[Paper, Cla
         for claim in paper.claims:
             if claim.reproduced_by is None or claim.dataset != dataset:
                 continue
-            cell = (claim.reproduced_by.method, claim.reproduced_by.stream, claim.splits, claim.metric)
-            if cell in found:
-                first = found[cell]
-                sources = f"{first[0].paper} {first[1].source} and {paper.paper} {claim.source}"
-                raise ClaimError(f"{sources} both claim {cell} on {dataset}: set `reproduced_by: null` in one of them.")
-            found[cell] = (paper, claim)
-    return list(found.values())
+            for method in claim.reproduced_by.method:
+                cell = (method, claim.reproduced_by.stream, claim.splits, claim.metric)
+                if cell in found:
+                    first = found[cell]
+                    sources = f"{first[0].paper} {first[1].source} and {paper.paper} {claim.source}"
+                    raise ClaimError(
+                        f"{sources} both claim {cell} on {dataset}: set `reproduced_by: null` in one of them."
+                    )
+                found[cell] = (paper, claim)
+    return list({id(claim): (paper, claim) for paper, claim in found.values()}.values())

@@ -5,11 +5,11 @@ scores it stands on.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, Self
 
 import numpy as np
-from pydantic import ConfigDict
+from pydantic import ConfigDict, model_validator
 from pydantic.dataclasses import dataclass as checked_dataclass
 
 from reaction.evaluation import statistics
@@ -18,6 +18,7 @@ from reaction.evaluation.fuse import Predictions
 from reaction.tables.claims import Claim, Metric, Paper, reproducible
 
 Verdict = Literal["reproduced", "differs", "not run", "not comparable", ""]
+ORACLE = "oracle: its maps know the true label"
 
 
 @checked_dataclass(frozen=True, config=ConfigDict(extra="forbid"))
@@ -25,6 +26,8 @@ class TableSpec:
     """What a table shows, in this order: methods, then streams.
 
     `resample` says what a bootstrap draws, and `ceilings` are the fractions that a stream alone cannot exceed.
+    `split_sets` fixes which sets of splits are shown, one after the other: nothing else is, not even a claim, and
+    numbers of one split and means over several never stand in one block.
     """
 
     name: str
@@ -38,13 +41,22 @@ class TableSpec:
     resample: Literal["video", "group"] = "video"
     ceilings: dict[str, float] | None = None
     comparisons: tuple[tuple[str, str], ...] = ()
+    split_sets: tuple[tuple[int, ...], ...] | None = None
+
+    @model_validator(mode="after")
+    def _sets_of_known_splits(self) -> Self:
+        for splits in self.split_sets or ():
+            if not splits or not set(splits) <= set(self.splits):
+                raise ValueError(f"split_sets has {list(splits)}, of splits {list(self.splits)}")
+        return self
 
 
 @dataclass(frozen=True)
 class Result:
     """One tested run. `why` says what keeps it from being compared with a paper when `comparable` is false.
 
-    `groups` names each video's group where videos of one group depend on each other; empty where they do not.
+    `groups` names each video's group where videos of one group depend on each other; empty where they do not. An
+    `oracle` was told the answer in some way and is never comparable.
     """
 
     method: str
@@ -57,6 +69,16 @@ class Result:
     comparable: bool = True
     why: str = ""
     groups: tuple[str, ...] = ()
+    oracle: bool = False
+
+    @property
+    def protocol(self) -> str:
+        """By which protocol it was tested, if its metrics say so."""
+        return self.metrics.get("protocol", {}).get("protocol_name", "")
+
+    @property
+    def was_told(self) -> bool:
+        return self.oracle or "oracle" in self.why
 
     @property
     def units(self) -> tuple[str, ...]:
@@ -97,32 +119,45 @@ class Row:
 
 @dataclass(frozen=True)
 class Comparison:
-    """`first` minus `second` in points, with its paired 95 % bootstrap interval over the n videos of both."""
+    """`first` minus `second` in points, with its paired 95 % bootstrap interval over the n videos of both.
+
+    `gained` and `lost` count, over all runs, the videos that only `first` or only `second` has right; `mcnemar` is the
+    p-value of McNemar's exact test, of several runs combined by `statistics.combined_p`, and `mcnemar_runs` says both
+    of every run. They are empty where videos are drawn by groups, since the test takes videos for independent.
+    """
 
     first: str
     second: str
     splits: str
     metric: Metric
-    difference: float | None
-    low: float | None
-    high: float | None
-    n: int
-    words: str
+    difference: float | None = None
+    low: float | None = None
+    high: float | None = None
+    n: int = 0
+    gained: int | None = None
+    lost: int | None = None
+    mcnemar: float | None = field(default=None, metadata={"format": ".3g"})
+    mcnemar_runs: str = ""
+    words: str = "not run"
 
 
 def build_rows(spec: TableSpec, results: Sequence[Result], papers: Iterable[Paper]) -> list[Row]:
     """The table's rows: of each method and stream the first split, the splits that ran, and whatever a paper claims.
 
-    A claim is matched by method, stream, dataset, splits and metric. Raises ValueError on two results for one run.
+    With `split_sets` they are all rows of the first set, then all of the next. A claim is matched by method, stream,
+    dataset, splits and metric. Raises ValueError on two results for one run.
     """
     _check_unique(results)
     claims = reproducible(papers, spec.dataset)
-    return [
-        row
+    rows = [
+        (splits, row)
         for method in spec.methods
         for stream in spec.streams
-        for row in _rows_of_stream(spec, method, stream, _select(results, method, stream), claims)
+        for splits, row in _rows_of_stream(spec, method, stream, _select(results, method, stream), claims)
     ]
+    if spec.split_sets is None:
+        return [row for _, row in rows]
+    return [row for shown in spec.split_sets for splits, row in rows if splits == shown]
 
 
 def _select(results: Iterable[Result], method: str, stream: str) -> list[Result]:
@@ -140,18 +175,19 @@ def _check_unique(results: Iterable[Result]) -> None:
 
 def _rows_of_stream(
     spec: TableSpec, method: str, stream: str, results: Sequence[Result], claims: Sequence[tuple[Paper, Claim]]
-) -> list[Row]:
+) -> list[tuple[tuple[int, ...], Row]]:
     asked = [
-        found for found in claims if (found[1].reproduced_by.method, found[1].reproduced_by.stream) == (method, stream)
+        found for found in claims if method in found[1].reproduced_by.method and found[1].reproduced_by.stream == stream
     ]
     ran = tuple(split for split in spec.splits if any(result.split == split for result in results))
-    sets = {spec.splits[:1], *(found[1].splits for found in asked)} | ({ran} if len(ran) > 1 else set())
+    usual = {spec.splits[:1], *(found[1].splits for found in asked)} | ({ran} if len(ran) > 1 else set())
+    sets = usual if spec.split_sets is None else set(spec.split_sets)
     rows = []
     for splits in sorted(sets, key=lambda numbers: (len(numbers), numbers)):
         complete = set(splits) <= set(ran)
         members = [result for result in results if result.split in splits] if complete else []
         matching = [found for found in asked if found[1].splits == splits]
-        rows += [_row(spec, method, stream, splits, members, found) for found in matching or [None]]
+        rows += [(splits, _row(spec, method, stream, splits, members, found)) for found in matching or [None]]
     return rows
 
 
@@ -199,9 +235,10 @@ def _ceiling(spec: TableSpec, stream: str, low: float | None) -> str:
 
 
 def _protocol(spec: TableSpec, claim: Claim | None, results: Sequence[Result]) -> str:
+    ours = " ".join(dict.fromkeys(result.protocol or spec.protocol for result in results)) or spec.protocol
     if claim is None:
-        return spec.protocol
-    return f"{spec.protocol} (paper: {claim.protocol})" if results else claim.protocol
+        return ours
+    return f"{ours} (paper: {claim.protocol})" if results else claim.protocol
 
 
 def _measured(results: Sequence[Result], splits: Sequence[int], metric: Metric) -> dict[str, float | int | None]:
@@ -284,7 +321,8 @@ def _verdict(
 
 
 def _obstacles(results: Sequence[Result], splits: Sequence[int]) -> list[str]:
-    reasons = [result.why or "not comparable" for result in results if not result.comparable]
+    reasons = [ORACLE for result in results if result.oracle and "oracle" not in result.why]
+    reasons += [result.why or "not comparable" for result in results if not result.comparable]
     n, of = _counts(results, splits)
     if n < of:
         reasons.append(f"{n} of {of} videos tested")
@@ -294,40 +332,90 @@ def _obstacles(results: Sequence[Result], splits: Sequence[int]) -> list[str]:
 def build_comparisons(spec: TableSpec, results: Sequence[Result]) -> list[Comparison]:
     """Our own runs, `method/stream` each, against each other by top-1 over the splits and seeds that both sides ran.
 
-    Raises ValueError on any other name.
+    With `split_sets` once per set, of which both sides have to have run every split. Raises ValueError on any other
+    name.
     """
     cells = {f"{method}/{stream}": (method, stream) for method in spec.methods for stream in spec.streams}
     for side in (side for pair in spec.comparisons for side in pair):
         if side not in cells:
             raise ValueError(f"table {spec.name}: `comparisons` has {side!r}, which is none of {', '.join(cells)}")
     runs = {name: _select(results, *cell) for name, cell in cells.items()}
-    return [_compare(runs[first], runs[second], first, second) for first, second in spec.comparisons]
+    return [
+        _compare(runs[first], runs[second], first, second, splits)
+        for splits in spec.split_sets or [None]
+        for first, second in spec.comparisons
+    ]
 
 
-def _compare(first: Sequence[Result], second: Sequence[Result], first_name: str, second_name: str) -> Comparison:
+def _compare(
+    first: Sequence[Result],
+    second: Sequence[Result],
+    first_name: str,
+    second_name: str,
+    splits: tuple[int, ...] | None = None,
+) -> Comparison:
+    """Of the runs of both sides on `splits`, or on whichever splits both ran."""
     shared = {(r.split, r.seed) for r in first} & {(r.split, r.seed) for r in second}
-    first, second = ([r for r in side if (r.split, r.seed) in shared] for side in (first, second))
-    splits = " ".join(map(str, sorted({split for split, _ in shared})))
-    names = {"first": first_name, "second": second_name, "splits": splits, "metric": "top1"}
-    if not shared:
-        return Comparison(**names, difference=None, low=None, high=None, n=0, words="not run")
+    shared = {(split, seed) for split, seed in shared if splits is None or split in splits}
+    ran = sorted({split for split, _ in shared})
+    names = Comparison(first_name, second_name, " ".join(map(str, ran if splits is None else splits)), "top1")
+    if not shared or (splits is not None and ran != sorted(splits)):
+        return names
+    sides = [[r for r in side if (r.split, r.seed) in shared] for side in (first, second)]
+    return replace(names, **_compared(*sides), **_mcnemar(*sides))
+
+
+def _compared(first: Sequence[Result], second: Sequence[Result]) -> dict[str, Any]:
+    """Difference, interval, n and words of two sides with the same runs."""
     positions = _positions([*first, *second])
     sides = _mean(first, "top1", positions), _mean(second, "top1", positions)
     once = np.ones((1, len(positions)))
-    difference = 100 * float((sides[0](once) - sides[1](once))[0])
+    difference = float((sides[0](once) - sides[1](once))[0])
     n = len({video for result in (*first, *second) for video in result.predictions.videos})
     if len(positions) < 2:
-        return Comparison(**names, difference=difference, low=None, high=None, n=n, words="too few videos to say")
-    low, high = (100 * bound for bound in statistics.paired_bootstrap(*sides, len(positions)))
+        return {"difference": 100 * difference, "n": n, "words": "too few videos to say"}
+    interval = statistics.paired_bootstrap(*sides, len(positions))
+    if interval.high - interval.low < 1e-9:  # but for rounding every draw gives the same difference
+        interval = statistics.unanimous(difference, len(positions))
+    difference, low, high = 100 * difference, 100 * interval.low, 100 * interval.high
     size = f"n = {n}" + (f" in {len(positions)} groups" if first[0].groups else "")
-    return Comparison(
-        **names, difference=difference, low=low, high=high, n=n, words=f"{_words(difference, low, high)} at {size}"
-    )
+    words = _words(difference, low, high, size) + _oracles(first, second)
+    return {"difference": difference, "low": low, "high": high, "n": n, "words": words}
 
 
-def _words(difference: float, low: float, high: float) -> str:
+def _words(difference: float, low: float, high: float, size: str) -> str:
     if low <= 0 <= high:
-        return "no difference shown"
+        return f"no difference shown at {size}: {-low + 0.0:.2f} lower to {high:.2f} higher is possible"
     direction = "higher" if difference > 0 else "lower"
     nearest, farthest = sorted((abs(low), abs(high)))
-    return f"{direction} by {abs(difference):.2f} ({nearest:.2f} to {farthest:.2f})"
+    return f"{direction} by {abs(difference):.2f} ({nearest:.2f} to {farthest:.2f}) at {size}"
+
+
+def _oracles(*sides: Sequence[Result]) -> str:
+    """A reminder of a side that was told the answer."""
+    told = [f"{side[0].method}/{side[0].stream}" for side in sides if any(result.was_told for result in side)]
+    return f"; {' and '.join(told)} know{'s' if len(told) == 1 else ''} the true label" if told else ""
+
+
+def _mcnemar(first: Sequence[Result], second: Sequence[Result]) -> dict[str, Any]:
+    """McNemar's test of each split and seed, and of all of them together; nothing where videos come in groups."""
+    if any(result.groups for result in (*first, *second)):
+        return {}
+    partner = {(result.split, result.seed): result for result in second}
+    tests = [(result, _paired_test(result, partner[result.split, result.seed])) for result in first]
+    told = (f"split {r.split} seed {r.seed}: {t.gained} to {t.lost}, p = {t.p:.3g}" for r, t in tests)
+    return {
+        "gained": sum(test.gained for _, test in tests),
+        "lost": sum(test.lost for _, test in tests),
+        "mcnemar": statistics.combined_p([test.p for _, test in tests]),
+        "mcnemar_runs": "; ".join(told),
+    }
+
+
+def _paired_test(first: Result, second: Result) -> statistics.McNemar:
+    """On the videos that both runs have tested."""
+    right = dict(zip(second.predictions.videos, _hits(second), strict=True))
+    pairs = [
+        (hit, right[video]) for video, hit in zip(first.predictions.videos, _hits(first), strict=True) if video in right
+    ]
+    return statistics.mcnemar(*np.array(pairs, dtype=bool).reshape(-1, 2).T)

@@ -71,21 +71,22 @@ def figures(spec: Mapping[str, Any], stem: Path) -> None:
 
 def read_history(folder: Path | str) -> History:
     """The epochs of a run: `epoch` from 0, `loss` and `top1` (a fraction) on the training clips."""
-    rows = _read_csv(Path(folder) / "history.csv", ("epoch", "loss", "top1"))
+    rows = read_columns(Path(folder) / "history.csv", ("epoch", "loss", "top1"))
     return {key: np.array([float(row[key]) for row in rows]) for key in rows[0]}
 
 
 def read_per_class(folder: Path | str) -> PerClass:
     """Of every class, in the order of the official list: how many videos were tested and how many were right."""
-    rows = _read_csv(Path(folder) / "per_class.csv", ("class", "n", "correct"))
+    rows = read_columns(Path(folder) / "per_class.csv", ("class", "n", "correct"))
     return {row["class"]: (int(row["n"]), int(row["correct"])) for row in rows}
 
 
-def _read_csv(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:
+def read_columns(path: Path, columns: Sequence[str], *, delimiter: str = ",") -> list[dict[str, str]]:
+    """The rows of a CSV file, of each what `columns` names. Raises FigureError naming the file."""
     if not path.exists():
         raise FigureError(f"{path} is missing. Make it with the command that its folder's config.json names.")
     with open(path, encoding="utf-8", newline="") as file:
-        rows = [{key: row.get(key) for key in columns} for row in csv.DictReader(file)]
+        rows = [{key: row.get(key) for key in columns} for row in csv.DictReader(file, delimiter=delimiter)]
     if not rows or any(None in row.values() for row in rows):
         raise FigureError(f"{path} has no rows, or not the columns {', '.join(columns)}. Delete it and run again.")
     return rows
@@ -119,7 +120,7 @@ def training_curves(histories: Mapping[str, Sequence[History]], path: Path) -> N
     accuracies.set(xlabel="epoch", ylabel="training top-1 (%)", ylim=(0, 102))
     lines = losses.get_legend_handles_labels()
     figure.legend(*lines, loc="outside lower center", ncols=min(4, len(methods)), fontsize=8, frameon=False)
-    _finish(figure, path)
+    finish(figure, path)
 
 
 def class_accuracies(accuracies: Mapping[str, Mapping[str, float]], path: Path) -> None:
@@ -139,10 +140,11 @@ def class_accuracies(accuracies: Mapping[str, Mapping[str, float]], path: Path) 
     axes.set_yticks(range(len(classes)), [classes[label] for label in order], fontsize=8)
     axes.set(xlabel="accuracy (%)", xlim=(0, 100), ylim=(-0.6, len(classes) - 0.4))
     figure.legend(loc="outside lower center", ncols=2, fontsize=8, frameon=False)
-    _finish(figure, path)
+    finish(figure, path)
 
 
-def _finish(figure: Figure, path: Path) -> None:
+def finish(figure: Figure, path: Path) -> None:
+    """Write the figure as <path>.png and <path>.svg, its axes without lines at the top and right."""
     for axes in figure.axes:
         axes.spines[["top", "right"]].set_visible(False)
     for suffix in (".png", ".svg"):

@@ -3,7 +3,7 @@
 import csv
 import io
 from collections.abc import Mapping, Sequence
-from dataclasses import astuple, fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +12,14 @@ from pydantic import ValidationError
 from reaction.data.index import read_index
 from reaction.evaluation.fuse import read_predictions
 from reaction.files import read_json, write_text
+from reaction.tables.agreement import Agreement, build_agreement, read_measured
 from reaction.tables.claims import read_paper
 from reaction.tables.compare import Comparison, Result, Row, TableSpec, build_comparisons, build_rows
 
 COLUMNS = ("method", "stream", "splits", "metric", "published", "source", "ours", "95 %", "n", "chance")
 VERDICT_COLUMNS = ("difference", "verdict", "why")
+COMPARED = ("ours", "against", "splits", "difference", "McNemar p", "in words")
+MAPS = ("method", "stream", "split", "part", "bce", "floor", "constant", "correlation", "IoU", "n")
 NUMBERS = {"published", "ours", "95 %", "n", "chance", "difference", "low", "high"}
 
 
@@ -27,25 +30,51 @@ class TableError(ValueError):
 def table(spec: Mapping[str, Any], destination: Path) -> list[Row]:
     """Write `destination` (.csv) with .md, .tex and _comparisons.csv beside it, and return the rows.
 
-    `spec` holds the keys of TableSpec, with `table` for its name and `papers` for the claims' files, and `results`: a
-    list of method, stream, split, seed, folder, comparable, why. Raises TableError naming the key or file.
+    `spec` holds the keys of TableSpec, with `table` for its name and `papers` for the claims' files; `results`, a list
+    of method, stream, split, seed, folder, comparable, why and perhaps oracle; and perhaps `maps`, a list
+    of method, stream, split, seed, folder and part, which gives _maps.csv too. A table of several datasets holds such
+    specifications as `parts`. Raises TableError naming the key or file.
     """
     destination = Path(destination)
-    table_spec = read_spec(spec)
-    results = [read_result(entry, table_spec.resample) for entry in spec.get("results", [])]
-    rows = build_rows(table_spec, results, [read_paper(Path(path)) for path in table_spec.claims])
-    comparisons = build_comparisons(table_spec, results)
+    parts = [_part(one) for one in spec.get("parts", [spec])]
+    rows = [row for part in parts for row in part.rows]
+    maps = [row for part in parts for row in part.maps]
     write_text(destination, to_csv(Row, rows))
-    write_text(destination.with_suffix(".md"), to_markdown(table_spec, rows, comparisons))
-    write_text(destination.with_suffix(".tex"), to_latex(table_spec, rows))
+    write_text(
+        destination.with_suffix(".md"),
+        "\n".join(to_markdown(part.spec, part.rows, part.comparisons, part.maps) for part in parts),
+    )
+    write_text(destination.with_suffix(".tex"), "\n".join(to_latex(part.spec, part.rows) for part in parts))
+    comparisons = [pair for part in parts for pair in part.comparisons]
     write_text(destination.with_name(f"{destination.stem}_comparisons.csv"), to_csv(Comparison, comparisons))
+    if maps:
+        write_text(destination.with_name(f"{destination.stem}_maps.csv"), to_csv(Agreement, maps))
     return rows
+
+
+@dataclass(frozen=True)
+class _Part:
+    """A table's rows on one dataset."""
+
+    spec: TableSpec
+    rows: Sequence[Row]
+    comparisons: Sequence[Comparison]
+    maps: Sequence[Agreement]
+
+
+def _part(spec: Mapping[str, Any]) -> _Part:
+    checked = read_spec(spec)
+    results = [read_result(entry, checked.resample) for entry in spec.get("results", [])]
+    rows = build_rows(checked, results, [read_paper(Path(path)) for path in checked.claims])
+    maps = build_agreement(read_measured(entry) for entry in spec.get("maps", []))
+    return _Part(checked, rows, build_comparisons(checked, results), maps)
 
 
 def read_spec(spec: Mapping[str, Any]) -> TableSpec:
     """The checked specification of a table, without its results."""
     renamed = {{"table": "name", "papers": "claims"}.get(key, key): value for key, value in spec.items()}
-    renamed.pop("results", None)
+    for key in ("results", "maps"):
+        renamed.pop(key, None)
     try:
         return TableSpec(**renamed)
     except ValidationError as error:
@@ -76,29 +105,70 @@ def _groups(folder: Path, videos: Sequence[str]) -> tuple[str, ...]:
     return tuple(group_of[video] for video in videos)
 
 
-def to_csv(kind: type, rows: Sequence[Row] | Sequence[Comparison]) -> str:
-    """All fields; numbers with two decimals, nothing where there is no value."""
+def to_csv(kind: type, rows: Sequence[Row] | Sequence[Comparison] | Sequence[Agreement]) -> str:
+    """All fields; numbers with two decimals or as their field's `format` says, nothing where there is no value."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(field.name for field in fields(kind))
-    writer.writerows([_decimals(value) for value in astuple(row)] for row in rows)
+    columns = {field.name: field.metadata.get("format", ".2f") for field in fields(kind)}
+    writer.writerow(columns)
+    writer.writerows([_decimals(getattr(row, name), form) for name, form in columns.items()] for row in rows)
     return text.getvalue()
 
 
-def _decimals(value: object) -> str:
+def _decimals(value: object, form: str = ".2f") -> str:
     if value is None:
         return ""
-    # adding 0.0 turns a rounded -0.0 into 0.0
-    return f"{round(value, 2) + 0.0:.2f}" if isinstance(value, float) else str(value)
+    if not isinstance(value, float):
+        return str(value)
+    shown = f"{value:{form}}"
+    # a small negative number rounds to -0.00
+    return shown.removeprefix("-") if float(shown) == 0 else shown
 
 
-def to_markdown(spec: TableSpec, rows: Sequence[Row], comparisons: Sequence[Comparison]) -> str:
-    """The rows as an aligned table without its empty columns, what they mean, and the comparisons in words."""
+def to_markdown(
+    spec: TableSpec, rows: Sequence[Row], comparisons: Sequence[Comparison], maps: Sequence[Agreement] = ()
+) -> str:
+    """The rows as an aligned table without its empty columns, what they mean, the comparisons in words, the maps."""
     parts = [_aligned(*_filled((*COLUMNS, *VERDICT_COLUMNS), [_cells(row) for row in rows])), _legend(spec)]
     if comparisons:
-        sides = [[pair.first, pair.second, pair.splits, _signed(pair.difference), pair.words] for pair in comparisons]
-        parts.append(_aligned(("ours", "against", "splits", "difference", "in words"), sides, {"difference"}))
+        parts.append(_aligned(*_filled(COMPARED, [_sides(pair) for pair in comparisons]), {"difference", "McNemar p"}))
+        parts += [_tests_legend()] * any(pair.mcnemar is not None for pair in comparisons)
+    if maps:
+        parts += [_aligned(MAPS, [_maps_cells(row) for row in maps], set(MAPS[4:])), _maps_legend()]
     return "\n\n".join(parts) + "\n"
+
+
+def _sides(pair: Comparison) -> list[str]:
+    p = _decimals(pair.mcnemar, ".2g")
+    return [pair.first, pair.second, pair.splits, _signed(pair.difference), p, pair.words]
+
+
+def _tests_legend() -> str:
+    return (
+        "In words: what the paired bootstrap's 95 % interval allows. McNemar p: exact and two-sided, over the videos "
+        "that one side alone has right; of several splits and seeds twice the mean of their p, which holds however "
+        "much they depend on each other. The CSV has every run's."
+    )
+
+
+def _maps_cells(row: Agreement) -> list[str]:
+    names = [row.method, row.stream, str(row.split), row.part]
+    seeds = len(row.seeds.split())
+    spread = [f"{value:.3f}" + ("" if std is None else f" ± {std:.3f} ({seeds})") for value, std in _spread(row)]
+    floor, constant = f"{row.entropy_floor:.3f}", f"{row.constant_bce:.3f}"
+    return [*names, spread[0], floor, constant, *spread[1:], str(row.n)]
+
+
+def _spread(row: Agreement) -> list[tuple[float, float | None]]:
+    return [(row.bce, row.bce_std), (row.correlation, row.correlation_std), (row.iou, row.iou_std)]
+
+
+def _maps_legend() -> str:
+    return (
+        "Learned attention maps against the true label's Grad-CAM maps, on test videos or on the groups held out from "
+        "the attention network's training: cross-entropy in nats per pixel, between its floor and that of the best "
+        "constant map; Pearson's correlation and the IoU of the areas above half, means over n frames; ± over (seeds)."
+    )
 
 
 def _filled(columns: Sequence[str], lines: Sequence[Sequence[str]]) -> tuple[list[str], list[list[str]]]:

@@ -4,11 +4,17 @@ One loop for a CPU, one GPU, and several processes started by torchrun; Lightnin
 precision. Everything random in an epoch is derived from (seed, epoch): the order of the videos, the clips, the dropout.
 A checkpoint at an epoch's end is therefore all a killed run needs, and on the CPU it goes on bitwise.
 
+A run may be a later round of a longer training: `first_epoch` says how many epochs went before, and schedule, order,
+clips, dropout and the history's epochs go on from there. What a round does not take over is the optimiser's momentum
+(and at `16-mixed` the scale of the loss): two rounds without momentum are bitwise one run of their epochs together, on
+the CPU, and with it they differ by that alone.
+
 Held-out videos, where there are any, are measured after every epoch and change nothing about the training; the best
 epoch is the one that classifies most of them (tsn-pytorch `main.py`), of equals the one with the least loss.
 
 Choices the papers leave open or that differ from TSN's Caffe solver:
-- weight decay on weights only; BatchNorm and biases have none (Caffe: `decay_mult: 0` for biases, 1 for BatchNorm);
+- weight decay on weights only; BatchNorm and biases have none (Caffe: `decay_mult: 0` for biases, 1 for BatchNorm),
+  nor have the numbers of a weighted consensus: decay draws towards 0, and their neutral value is 1 / K;
 - one learning rate for all parameters (Caffe: twice the rate for biases, five times for the flow net's first layer);
 - the last, smaller batch of an epoch is used, unless it holds a single video, which BatchNorm cannot normalise;
 - with several processes each BatchNorm sees its own share of the batch; the loss is the mean over the whole batch;
@@ -54,9 +60,11 @@ class Recipe:
     batch: videos per step over all processes.  learning_rate, steps, factor, warmup_epochs: see `learning_rate`.
     clip_gradient: largest norm of the gradient, None for no limit.  precision: Lightning Fabric's name for it.
     holdout: share of the training groups that only measures; `train` gets them as a dataset of their own.
+    epochs: this run's own.  first_epoch: how many the runs before it have trained, whose weights it starts from.
     """
 
     epochs: int = 80
+    first_epoch: int = 0
     batch: int = 128
     learning_rate: float = 1e-3
     steps: Sequence[float] = (30, 60)
@@ -67,6 +75,11 @@ class Recipe:
     clip_gradient: float | None = 20.0
     precision: str = "32-true"
     holdout: float = 0.0
+
+    @property
+    def last(self) -> int:
+        """How many epochs the weights have been trained for when this run ends."""
+        return self.first_epoch + self.epochs
 
     def rate(self, progress: float) -> float:
         """The learning rate after `progress` epochs."""
@@ -102,10 +115,10 @@ def train(
     state, path = State(model, sgd, fabric), checkpoints / checkpoint.LAST
     state.resume(path, identity)
 
-    for epoch in range(len(state.history), recipe.epochs):
+    for epoch in range(recipe.first_epoch + len(state.history), recipe.last):
         clips.set_epoch(epoch)
         batches = epoch_batches(len(clips), recipe.batch, seed=seed, epoch=epoch)
-        progress = Progress(epoch, recipe.epochs, len(batches), report if fabric.is_global_zero else _silent)
+        progress = Progress(epoch, recipe.last, len(batches), report if fabric.is_global_zero else _silent)
         network.train()
         torch.manual_seed(_seed(seed, epoch, fabric.global_rank))  # dropout
         for step, item in enumerate(_load(clips, _shares(batches, fabric), workers, fabric)):
@@ -124,12 +137,12 @@ def train(
         state.add(progress.row(fabric, rate, measured))
         progress.line(state.history[-1])
         out_of_time = fabric.broadcast(_out_of_time(started, state.history[-1]["seconds"], stop_after))
-        finished = epoch + 1 == recipe.epochs
+        finished = epoch + 1 == recipe.last
         if finished or out_of_time or time.monotonic() - saved >= SECONDS_BETWEEN_CHECKPOINTS:
             state.save(path, identity)
             saved = time.monotonic()
         if out_of_time and not finished:
-            raise StopEarly(f"stopped after epoch {epoch + 1} of {recipe.epochs}: run the same command to go on")
+            raise StopEarly(f"stopped after epoch {epoch + 1} of {recipe.last}: run the same command to go on")
     return state.history, state.best
 
 
@@ -206,7 +219,7 @@ def launch(precision: str) -> Fabric:
 
 
 def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict]:
-    """Two SGD groups: weights with decay; BatchNorm and biases (all parameters of one dimension) without."""
+    """Two SGD groups: weights with decay; BatchNorm, biases, consensus (all parameters of one dimension) without."""
     parameters = list(model.parameters())
     decayed = [p for p in parameters if p.ndim > 1]
     plain = [p for p in parameters if p.ndim <= 1]
@@ -226,8 +239,8 @@ def epoch_batches(count: int, batch: int, *, seed: int, epoch: int) -> list[list
 class Progress:
     """Sums of one epoch, and lines about it: one at its end, and one each half minute inside a long one."""
 
-    def __init__(self, epoch: int, epochs: int, steps: int, report: Callable[[str], None]) -> None:
-        self.epoch, self.epochs, self.steps, self.report = epoch, epochs, steps, report
+    def __init__(self, epoch: int, last: int, steps: int, report: Callable[[str], None]) -> None:
+        self.epoch, self.last, self.steps, self.report = epoch, last, steps, report
         self.started = self.told = time.monotonic()
         self.step = self.images = 0
         self.sums: Tensor | float = 0.0  # loss, correct, videos: stays on the device, which is not waited for
@@ -257,8 +270,8 @@ class Progress:
         """Report where the run stands, its speed and the time left at that speed."""
         self.told = time.monotonic()
         elapsed = max(self.told - self.started, 1e-9)
-        left = elapsed / self.step * (self.steps * (self.epochs - self.epoch) - self.step)
-        where = f"epoch {self.epoch + 1}/{self.epochs} step {self.step}/{self.steps}"
+        left = elapsed / self.step * (self.steps * (self.last - self.epoch) - self.step)
+        where = f"epoch {self.epoch + 1}/{self.last} step {self.step}/{self.steps}"
         numbers = f"loss {row['loss']:.4f}  top-1 {100 * row['top1']:.1f} %"
         if "val_top1" in row:
             numbers += f"  held out {row['val_loss']:.4f}, {100 * row['val_top1']:.1f} %"

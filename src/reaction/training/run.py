@@ -21,13 +21,16 @@ from torch.utils.data import DataLoader
 
 from reaction.clips.loader import Augmentation, Stream, TestClips, TrainClips
 from reaction.clips.maps import ConstantMaps, FrameMaps, StoredMaps
-from reaction.data.index import part_videos, read_classes
+from reaction.data.index import Video, part_videos, read_classes
 from reaction.data.splits import hold_out
 from reaction.data.store import Maps, Shards
 from reaction.files import atomic, read_json, sha256, write_json, write_text
+from reaction.models.bn_inception import BNInception
+from reaction.models.cnn_m import CNNM
 from reaction.models.inception_v3 import InceptionV3
 from reaction.models.st_attention import STAttention
 from reaction.models.tsn import TSN
+from reaction.models.vgg import VGG16
 from reaction.models.weights import (
     check,
     cpu_copy,
@@ -42,6 +45,7 @@ from reaction.training.loop import Recipe, best_row, train
 
 MODEL = "model.safetensors"
 BEST = "best.safetensors"
+BACKBONES = {"inception_v3": InceptionV3, "bn_inception": BNInception, "cnn_m_2048": CNNM, "vgg16": VGG16}
 DOWNLOADS = Path("downloads/weights")
 VIEWS_AT_ONCE = 64
 SECONDS_BETWEEN_LINES = 30
@@ -90,14 +94,18 @@ def load_run(folder: Path | str) -> tuple[TSN, dict[str, Any]]:
     folder = Path(folder)
     config = read_json(folder / "config.json")["config"]
     state = _read_model(folder)
-    classes = state["backbone.fc.weight"].shape[0]
+    last_layer = BACKBONES[config["network"]["backbone"]].last_layer
+    classes = state[f"backbone.{last_layer}.weight"].shape[0]
     model = build_network(config["network"], stream=config["stream"], classes=classes)
     _fit(model, state, folder)
     return model.eval(), config
 
 
 def score_run(folder: Path | str, *, workers: int = 0, threads: int = 1) -> None:
-    """Score the test videos of the split in `folder`: scores.h5 with every view's logits, and provenance.json."""
+    """Score one part of the split in `folder`: scores.h5 with every view's logits, and provenance.json.
+
+    `part` is `test`, `train` (every training video, those that the run held out among them) or `heldout` (those alone).
+    """
     be_deterministic(threads)
     started, folder = time.monotonic(), Path(folder)
     frozen = read_json(folder / "config.json")
@@ -141,12 +149,22 @@ def write_scores(
 
 def build_network(network: Mapping[str, Any], *, stream: str, classes: int) -> TSN:
     """The untrained network that a run's `network` block describes; draws from torch's global generator."""
-    entry = network["entry"]
+    entry, name = network["entry"], network["backbone"]
     channels = Stream(stream, network["stack"]).channels + _map_channels(entry)
-    backbone = InceptionV3(classes=classes, channels=channels, width=network["width"], dropout=network["dropout"])
+    options = {"classes": classes, "channels": channels, "width": network["width"], "dropout": network["dropout"]}
+    if name == "cnn_m_2048":
+        options["second_norm"] = stream != "flow"  # the temporal net has none (Two-Stream, section 5)
+    backbone = BACKBONES[name](**options)
+    consensus = {"consensus": network.get("consensus", "average"), "segments": network["segments"]}
     if entry is None:
-        return TSN(backbone, partial_bn=network["partial_bn"])
-    return STAttention(backbone, entry=entry, partial_bn=network["partial_bn"])
+        return TSN(backbone, partial_bn=network["partial_bn"], **consensus)
+    return STAttention(backbone, entry=entry, partial_bn=network["partial_bn"], **consensus)
+
+
+def stream_of(run: Mapping[str, Any]) -> Stream:
+    """What the network of a run sees, by the run's own parameters."""
+    network = run["network"]
+    return Stream(run["stream"], network["stack"], mean_flow=network.get("mean_flow", False))
 
 
 def load_start(model: TSN, config: Mapping[str, Any], init: str | None) -> dict[str, Any]:
@@ -162,11 +180,14 @@ def load_start(model: TSN, config: Mapping[str, Any], init: str | None) -> dict[
         start_classifier(model.backbone)
         return {"source": "none"}
     path = _weights_file(weights)
-    state = {name.removeprefix("backbone."): value for name, value in read_weights(path).items()}
+    read = read_weights(path)
+    state = {name.removeprefix("backbone."): value for name, value in read.items()}
     network = config["network"]
     # A network without a map has map_channel None, and no channel to fill with it.
     entering = {"extra": _map_channels(network["entry"]), "map_channel": network["map_channel"] or "mean"}
-    coverage = load_pretrained(model.backbone, state, stream=config["stream"], **entering)
+    # A run's own weights say backbone, and were trained on what the clip loader hands over.
+    public = not any(name.startswith("backbone.") for name in read)
+    coverage = load_pretrained(model.backbone, state, stream=config["stream"], public=public, **entering)
     _tell(f"{path}: {coverage}")
     return {"source": weights["source"], "file": path.name, "sha256": sha256(path), "coverage": vars(coverage)}
 
@@ -227,18 +248,32 @@ def training_clips(
 
 
 def _test_clips(config: Mapping[str, Any], inputs: Mapping[str, str], run: Mapping[str, Any]) -> TestClips:
-    videos = part_videos(inputs["index"], config["split"], "test")
+    part = config.get("part", "test")
+    videos = _scored_videos(part, config, inputs, run)
     if not videos:
-        raise RunError(f"{inputs['index']} has no test videos in {config['split']}")
+        raise RunError(f"{inputs['index']} has no {part} videos in {config['split']}")
     protocol = {key: config["protocol"][key] for key in ("segments", "crops", "sampler")}
     return TestClips(videos, **protocol, **_shared(config, run, inputs))
+
+
+def _scored_videos(
+    part: str, config: Mapping[str, Any], inputs: Mapping[str, str], run: Mapping[str, Any]
+) -> list[Video]:
+    if part != "heldout":
+        return part_videos(inputs["index"], config["split"], part)
+    if run["split"] != config["split"]:
+        raise RunError(f"the groups held out of {run['split']} say nothing about {config['split']}")
+    share = run["training"]["holdout"]
+    if not share:
+        raise RunError(f"{inputs['run']} held no groups out: give its stream a `holdout:` above 0")
+    return hold_out(part_videos(inputs["index"], run["split"], "train"), share, seed=run["seed"])[1]
 
 
 def _shared(config: Mapping[str, Any], run: Mapping[str, Any], inputs: Mapping[str, str]) -> dict[str, Any]:
     """What the clips of `run` have in common, whatever they are for; the maps are those of `config`."""
     return {
         "frames": open_features(inputs["features"]),
-        "stream": Stream(run["stream"], run["network"]["stack"]),
+        "stream": stream_of(run),
         "input": run["network"]["input"],
         "maps": entering_maps(config["maps"], inputs.get("maps")),
     }
@@ -291,7 +326,8 @@ def _fit(model: TSN, state: Mapping[str, Tensor], folder: Path) -> None:
         model.load_state_dict(state)
     except RuntimeError as error:
         raise RunError(
-            f"the weights in {folder} do not fit the network; are width, stream and map alike? {error}"
+            f"the weights in {folder} do not fit the network; are backbone, width, stream, map and consensus alike? "
+            f"{error}"
         ) from error
 
 
