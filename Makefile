@@ -29,12 +29,12 @@ pull: .venv/ready
 	$(ACTIVATE) dvc pull
 	$(ACTIVATE) snakemake --touch --forceall --cores 1
 
-.venv/ready: requirements.lock pyproject.toml
+.venv/ready: requirements.lock pyproject.toml CMakeLists.txt $(wildcard src/reaction/flow/_tvl1*)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "reaction needs Python 3.11 or later; name one: make PYTHON=python3.12"; exit 1; }
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --requirement requirements.lock
-	$(BIN)/python -m pip install --quiet --no-deps --editable .
+	$(BIN)/python -m pip install --quiet --no-build-isolation --no-deps --editable .
 	@$(BIN)/reaction check
 	touch $@
 

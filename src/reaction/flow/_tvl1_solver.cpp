@@ -8,7 +8,9 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdlib>
+#include <new>
 #include <utility>
+#include <vector>
 
 #include "_tvl1_solver.hpp"
 #include "_tvl1_vector.hpp"
@@ -22,14 +24,13 @@ using reaction::MOST_BLOCK;
 using reaction::Parameters;
 using reaction::Semantics;
 
-constexpr int SIDE = 32;      // columns of padding on each side: what a group's taps may reach
+constexpr int PADDING = 32;      // columns of padding on each side: what a group's taps may reach
 constexpr int ABOVE = 6;      // rows of padding above and below
 constexpr int REACH = 3;      // a point further outside sees nothing but padding
-constexpr int MOST_LEVELS = 64;
 constexpr int SMALLEST = 16;  // OpenCV's pyramid ends before a side is shorter
 constexpr float TINY = 1.1920929e-07f;  // FLT_EPSILON: below it a squared gradient is none
 
-int padded(int width) { return (width + GROUP - 1) / GROUP * GROUP + 2 * SIDE; }
+int padded(int width) { return (width + GROUP - 1) / GROUP * GROUP + 2 * PADDING; }
 
 struct Size {
     int height, width, stride;
@@ -43,18 +44,19 @@ struct Plane {
     float* row(int y) const { return origin + std::ptrdiff_t(y) * stride; }
 };
 
-struct Memory {  // one aligned block, cut into planes
+struct Memory {  // one aligned block, cut into planes and lines
     float* start;
     float* next;
     explicit Memory(std::size_t floats) {
         std::size_t bytes = (floats * sizeof(float) + 127) / 64 * 64;
         start = next = static_cast<float*>(std::aligned_alloc(64, bytes));
-        if (start) std::memset(start, 0, bytes);
+        if (!start) throw std::bad_alloc();
+        std::memset(start, 0, bytes);
     }
     ~Memory() { std::free(start); }
     Memory(const Memory&) = delete;
     Plane plane(const Size& size) {
-        Plane made{next + std::size_t(ABOVE) * size.stride + SIDE, size.stride};
+        Plane made{next + std::size_t(ABOVE) * size.stride + PADDING, size.stride};
         next += size.plane();
         return made;
     }
@@ -75,16 +77,17 @@ struct Blocks {
     float* row(int y) const { return origin + std::ptrdiff_t(y) * stride; }
     float* at(int y, int x, int field) const { return row(y) + x / GROUP * (FIELDS * GROUP) + field * GROUP + x % GROUP; }
     static std::size_t floats(const Size& size) { return std::size_t(size.height + 1) * span(size); }
-    static int span(const Size& size) { return (size.width / GROUP + 1) * FIELDS * GROUP; }  // there is room for column `width`
+    // There is room for column `width`, and for the vector after the last one, which the last step of a row reads and does not use.
+    static int span(const Size& size) { return (size.width / GROUP + 2) * FIELDS * GROUP; }
 };
 
 // What the iterations of one warp change: flow and dual variables (p11, p12 belong to u1; p21, p22 to u2).
 enum Changing { U1, U2, P11, P12, P21, P22, CHANGING };
-typedef Blocks<CHANGING> State;
+using State = Blocks<CHANGING>;
 
 // What they only read: the linearised data term rho(u) = constant + x*u1 + y*u2, and -1 / (x^2 + y^2).
 enum Reading { X, Y, CONSTANT, INVERSE, READING };
-typedef Blocks<READING> Data;
+using Data = Blocks<READING>;
 
 struct Steps {
     float limit, theta, taut;  // lambda*theta, theta, tau/theta
@@ -115,7 +118,7 @@ void resize(const Plane& from, const Plane& to, const Size& size, int source_wid
             float* line) {
     for (int row = 0; row < size.height; row++) {
         const float *above = from.row(y.left[row]), *below = from.row(y.right[row]);
-        vec share = all(y.weight[row]), rest = all(1 - y.weight[row]);
+        vec share = splat(y.weight[row]), rest = splat(1 - y.weight[row]);
         for (int i = 0; i < source_width; i += LANES) store(line + i, load(above + i) * rest + load(below + i) * share);
         float* out = to.row(row);
         for (int i = 0; i < size.width; i++)
@@ -132,8 +135,8 @@ void gradients(const Plane& picture, const Plane& gx, const Plane& gy, const Siz
         const float *above = picture.row(y > 0 ? y - 1 : 0), *below = picture.row(y < size.height - 1 ? y + 1 : y);
         float *x_out = gx.row(y), *y_out = gy.row(y);
         for (int i = 0; i < size.width; i += LANES) {
-            store(y_out + i, all(0.5f) * (load(below + i) - load(above + i)));
-            store(x_out + i, all(0.5f) * (load(here + i + 1) - load(here + i - 1)));
+            store(y_out + i, splat(0.5f) * (load(below + i) - load(above + i)));
+            store(x_out + i, splat(0.5f) * (load(here + i + 1) - load(here + i - 1)));
         }
         int last = size.width - 1;
         x_out[0] = 0.5f * (here[1] - here[0]);
@@ -146,14 +149,14 @@ void surround(const Plane& plane, const Size& size, bool repeat) {
     for (int y = 0; y < size.height; y++) {
         float* row = plane.row(y);
         float first = repeat ? row[0] : 0, last = repeat ? row[size.width - 1] : 0;
-        for (int i = -SIDE; i < 0; i++) row[i] = first;
-        for (int i = size.width; i < size.stride - SIDE; i++) row[i] = last;
+        for (int i = -PADDING; i < 0; i++) row[i] = first;
+        for (int i = size.width; i < size.stride - PADDING; i++) row[i] = last;
     }
     for (int y = 1; y <= ABOVE; y++) {
-        float *top = plane.row(-y) - SIDE, *bottom = plane.row(size.height - 1 + y) - SIDE;
+        float *top = plane.row(-y) - PADDING, *bottom = plane.row(size.height - 1 + y) - PADDING;
         if (repeat) {
-            std::memcpy(top, plane.row(0) - SIDE, sizeof(float) * size.stride);
-            std::memcpy(bottom, plane.row(size.height - 1) - SIDE, sizeof(float) * size.stride);
+            std::memcpy(top, plane.row(0) - PADDING, sizeof(float) * size.stride);
+            std::memcpy(bottom, plane.row(size.height - 1) - PADDING, sizeof(float) * size.stride);
         } else {
             std::memset(top, 0, sizeof(float) * size.stride);
             std::memset(bottom, 0, sizeof(float) * size.stride);
@@ -174,19 +177,19 @@ struct Cubic {
 template <Semantics SEMANTICS>
 inline Cubic cubic_at(vec at, int side) {
     constexpr float a = SEMANTICS == OPENCV_CUDA ? -0.5f : -0.75f;
-    at = clamp(at, all(-1e5f), all(1e5f));
+    at = clamp(at, splat(-1e5f), splat(1e5f));
     vec base = nearest(at), fraction = at - base;  // in [-1/2, 1/2]
     if (SEMANTICS == OPENCV_CPU) {                 // cv::remap of OpenCV 4 rounds to 1/32 pixel
-        vec steps = nearest(at * all(32.0f));
-        base = nearest(steps * all(1.0f / 32));
-        fraction = (steps - base * all(32.0f)) * all(1.0f / 32);
+        vec steps = nearest(at * splat(32.0f));
+        base = nearest(steps * splat(1.0f / 32));
+        fraction = (steps - base * splat(32.0f)) * splat(1.0f / 32);
     }
-    ivec left = fraction < all(0.0f);
-    vec none = all(0.0f), t = left ? -fraction : fraction, rest = all(1.0f) - t, square = t * t;
-    vec here = (all(a + 2) * t - all(a + 3)) * square + all(1.0f);
-    vec back = all(a) * t * rest * rest, end = all(a) * square * rest, ahead = all(1.0f) - here - back - end;
+    ivec left = fraction < splat(0.0f);
+    vec none = splat(0.0f), t = left ? -fraction : fraction, rest = splat(1.0f) - t, square = t * t;
+    vec here = (splat(a + 2) * t - splat(a + 3)) * square + splat(1.0f);
+    vec back = splat(a) * t * rest * rest, end = splat(a) * square * rest, ahead = splat(1.0f) - here - back - end;
     return Cubic{{left ? end : none, left ? ahead : back, here, left ? back : ahead, left ? none : end},
-                 as_int(clamp(base, all(float(-REACH)), all(float(side - 1 + REACH))))};
+                 as_int(clamp(base, splat(float(-REACH)), splat(float(side - 1 + REACH))))};
 }
 
 template <Semantics SEMANTICS>
@@ -206,12 +209,12 @@ struct Warp {
         aim.u2 = load(state.at(y, x, U2));
         ivec column = counting_from(x);
         Cubic x_axis = cubic_at<SEMANTICS>(as_float(column) + aim.u1, size.width);
-        Cubic y_axis = cubic_at<SEMANTICS>(all(float(y)) + aim.u2, size.height);
+        Cubic y_axis = cubic_at<SEMANTICS>(splat(float(y)) + aim.u2, size.height);
         std::memcpy(aim.x_weight, x_axis.weight, sizeof x_axis.weight);
         std::memcpy(aim.y_weight, y_axis.weight, sizeof y_axis.weight);
         store(aim.move_x, x_axis.base - column);
         store(aim.row, y_axis.base);
-        aim.lanes = bits(column < all(size.width));
+        aim.lanes = bits(column < splat(size.width));
     }
 
     // Picture and gradients there.
@@ -221,7 +224,7 @@ struct Warp {
         while (left) {  // once for every different whole-pixel motion among the lanes: mostly once
             int lane = __builtin_ctz(left);
             std::ptrdiff_t at = std::ptrdiff_t(aim.row[lane] - 2) * size.stride + x + aim.move_x[lane] - 2;
-            ivec same = (moves == all(aim.move_x[lane])) & (rows == all(aim.row[lane]));
+            ivec same = (moves == splat(aim.move_x[lane])) & (rows == splat(aim.row[lane]));
             left &= ~bits(same);
             for (int plane = 0; plane < 3; plane++) {
                 vec found = cubic((plane == 0 ? picture : plane == 1 ? gx : gy).origin + at, aim);
@@ -232,7 +235,7 @@ struct Warp {
 
     // The values if every lane moved by the same whole pixels: loads side by side instead of one by one.
     inline vec cubic(const float* corner, const Aim& aim) const {
-        vec sum = all(0.0f);
+        vec sum = splat(0.0f);
         for (int j = 0; j < 5; j++, corner += size.stride) {
             vec along = aim.x_weight[0] * load(corner);
             for (int i = 1; i < 5; i++) along += aim.x_weight[i] * load(corner + i);
@@ -260,7 +263,7 @@ struct Warp {
         store(data.at(y, x, X), at[1]);
         store(data.at(y, x, Y), at[2]);
         store(data.at(y, x, CONSTANT), at[0] - at[1] * aim.u1 - at[2] * aim.u2 - load(first.row(y) + x));
-        store(data.at(y, x, INVERSE), all(-1.0f) / greatest(square, all(TINY)));
+        store(data.at(y, x, INVERSE), splat(-1.0f) / greatest(square, splat(TINY)));
     }
 };
 
@@ -274,7 +277,7 @@ struct Rows {
 
 struct Constants {
     vec limit, theta, taut;
-    explicit Constants(const Steps& steps) : limit(all(steps.limit)), theta(all(steps.theta)), taut(all(steps.taut)) {}
+    explicit Constants(const Steps& steps) : limit(splat(steps.limit)), theta(splat(steps.theta)), taut(splat(steps.taut)) {}
 };
 
 // What one vector of columns leaves for the next.
@@ -312,7 +315,7 @@ inline void primal(const Rows& r, const Constants& c, int x, Carry& carry) {
 }
 
 inline void ascend(const float* before, float* after, vec dx, vec dy, vec taut) {
-    vec scale = all(1.0f) / (all(1.0f) + taut * root(dx * dx + dy * dy));
+    vec scale = splat(1.0f) / (splat(1.0f) + taut * root(dx * dx + dy * dy));
     store(after, (load(before) + taut * dx) * scale);
     store(after + GROUP, (load(before + GROUP) + taut * dy) * scale);
 }
@@ -421,96 +424,99 @@ struct Median {
     const Size& size;
     float* sorted;  // five lines
 
-    // SIDE x SIDE pixels of one field, with the border repeated outside, as cv::medianBlur has it.
-    template <int SIDES>
+    // WIDTH x WIDTH pixels of one field, with the border repeated outside, as cv::medianBlur has it.
+    template <int WIDTH>
     void filter(const State& from, int field, const Plane& to) const {
         for (int y = 0; y < size.height; y++) {
-            sort_columns<SIDES>(from, field, y);
+            sort_columns<WIDTH>(from, field, y);
             float* out = to.row(y);
             for (int x = 0; x < size.width; x += LANES) {
-                vec c[SIDES][SIDES];
-                for (int rank = 0; rank < SIDES; rank++)
-                    for (int i = 0; i < SIDES; i++) c[rank][i] = load(line(rank) + x + i - SIDES / 2);
-                if constexpr (SIDES == 5) store(out + x, median25(c));
-                if constexpr (SIDES == 3) store(out + x, median9(c));
+                vec c[WIDTH][WIDTH];
+                for (int rank = 0; rank < WIDTH; rank++)
+                    for (int i = 0; i < WIDTH; i++) c[rank][i] = load(line(rank) + x + i - WIDTH / 2);
+                if constexpr (WIDTH == 5) store(out + x, median25(c));
+                if constexpr (WIDTH == 3) store(out + x, median9(c));
             }
         }
     }
 
-    float* line(int rank) const { return sorted + std::ptrdiff_t(rank) * size.stride + SIDE; }
+    float* line(int rank) const { return sorted + std::ptrdiff_t(rank) * size.stride + PADDING; }
 
     // A column is sorted once for all the windows it is in.
-    template <int SIDES>
+    template <int WIDTH>
     void sort_columns(const State& from, int field, int y) const {
-        const float* rows[SIDES];
-        for (int i = 0; i < SIDES; i++) rows[i] = from.row(std::clamp(y + i - SIDES / 2, 0, size.height - 1)) + field * GROUP;
+        const float* rows[WIDTH];
+        for (int i = 0; i < WIDTH; i++) rows[i] = from.row(std::clamp(y + i - WIDTH / 2, 0, size.height - 1)) + field * GROUP;
         for (int x = 0; x < size.width; x += LANES) {
-            vec v[SIDES];
-            for (int i = 0; i < SIDES; i++) v[i] = load(rows[i] + offset<CHANGING>(x));
-            if constexpr (SIDES == 5) sort5(v[0], v[1], v[2], v[3], v[4]);
-            if constexpr (SIDES == 3) sort3(v[0], v[1], v[2]);
-            for (int i = 0; i < SIDES; i++) store(line(i) + x, v[i]);
+            vec v[WIDTH];
+            for (int i = 0; i < WIDTH; i++) v[i] = load(rows[i] + offset<CHANGING>(x));
+            if constexpr (WIDTH == 5) sort5(v[0], v[1], v[2], v[3], v[4]);
+            if constexpr (WIDTH == 3) sort3(v[0], v[1], v[2]);
+            for (int i = 0; i < WIDTH; i++) store(line(i) + x, v[i]);
         }
-        for (int rank = 0; rank < SIDES; rank++)
-            for (int i = 1; i <= SIDES / 2; i++) line(rank)[-i] = line(rank)[0], line(rank)[size.width - 1 + i] = line(rank)[size.width - 1];
+        for (int rank = 0; rank < WIDTH; rank++)
+            for (int i = 1; i <= WIDTH / 2; i++) line(rank)[-i] = line(rank)[0], line(rank)[size.width - 1 + i] = line(rank)[size.width - 1];
     }
 };
 
 // ----------------------------------------------------------------------------------------------------------------- solver
 
+struct Level {  // of the pyramid
+    Size size;
+    Plane first, second, u1, u2;
+    Taps down_x, down_y, up_x, up_y;  // from and to the level that is one step finer
+};
+
 struct Tvl1 final : reaction::Solver {
     const Parameters parameters;
     const bool cuda;
     const Steps steps;
-    Size sizes[MOST_LEVELS];
-    const int levels;
+    std::vector<Level> levels;  // the finest first
     Memory memory;
-    Plane first[MOST_LEVELS], second[MOST_LEVELS], u1[MOST_LEVELS], u2[MOST_LEVELS];
-    Taps down_x[MOST_LEVELS], down_y[MOST_LEVELS], up_x[MOST_LEVELS], up_y[MOST_LEVELS];
     float *line, *sorted, *spare, *sums, *work;
-    Plane gx, gy;
+    Plane gx, gy, smooth1, smooth2;
     Data data;
-    Plane smooth1, smooth2;
     State state, other;  // the iterations go from one to the other, and the two change names
 
     Tvl1(const Parameters& given, int height, int width)
         : parameters(given),
           cuda(given.semantics == OPENCV_CUDA),
           steps{float(given.lambda * given.theta), float(given.theta), float(given.tau / given.theta)},
-          levels(measure(height, width)),
+          levels(measured(height, width)),
           memory(wanted()) {
-        for (int level = 0; level < levels; level++) {
-            first[level] = memory.plane(sizes[level]);
-            second[level] = memory.plane(sizes[level]);
-            u1[level] = memory.plane(sizes[level]);
-            u2[level] = memory.plane(sizes[level]);
-            if (level) aim(level);
+        for (std::size_t i = 0; i < levels.size(); i++) {
+            Level& level = levels[i];
+            for (Plane* plane : {&level.first, &level.second, &level.u1, &level.u2}) *plane = memory.plane(level.size);
+            if (i) aim(level, levels[i - 1].size);
         }
-        line = memory.line(sizes[0].stride);
-        spare = memory.line(State::span(sizes[0]));
-        sorted = memory.line(5 * std::size_t(sizes[0].stride));
-        sums = memory.line(std::size_t(sizes[0].stride) * parameters.block);
+        const Size& size = levels[0].size;
+        line = memory.line(size.stride);
+        spare = memory.line(State::span(size));
+        sorted = memory.line(5 * std::size_t(size.stride));
+        sums = memory.line(std::size_t(size.stride) * parameters.block);
         work = memory.next;
     }
 
-    int measure(int height, int width) {
-        int most = parameters.nscales < MOST_LEVELS ? parameters.nscales : MOST_LEVELS;
-        for (int level = 0; level < most; level++) {
-            sizes[level] = Size{height, width, padded(width)};
+    // OpenCV ends the pyramid before a side is shorter than 16.
+    std::vector<Level> measured(int height, int width) const {
+        std::vector<Level> found;
+        while (int(found.size()) < parameters.nscales) {
+            found.push_back(Level{Size{height, width, padded(width)}, {}, {}, {}, {}, {}, {}, {}, {}});
             height = int(std::nearbyint(height * parameters.scale_step));
             width = int(std::nearbyint(width * parameters.scale_step));
-            if (height < SMALLEST || width < SMALLEST) return level + 1;
+            if (height < SMALLEST || width < SMALLEST) break;
         }
-        return most;
+        return found;
     }
 
+    // All that the constructor and `cut` take from the memory; the finest level is the largest. Lines are rounded up to a group.
     std::size_t wanted() const {
-        const Size& size = sizes[0];
-        std::size_t working = 4 * size.plane() + Data::floats(size) + 2 * State::floats(size);
-        std::size_t lines = (6 + std::size_t(parameters.block)) * size.stride + State::span(size) + 8 * GROUP;
-        for (int level = 0; level < levels; level++)
-            lines += 4 * sizes[level].plane() + 12 * (std::size_t(size.height) + size.width + 2 * GROUP);
-        return working + lines;
+        const Size& size = levels[0].size;
+        std::size_t floats = 4 * size.plane() + Data::floats(size) + 2 * State::floats(size);
+        floats += (6 + std::size_t(parameters.block)) * size.stride + State::span(size) + 8 * GROUP;
+        for (const Level& level : levels)
+            floats += 4 * level.size.plane() + 12 * (std::size_t(size.height) + size.width + 2 * GROUP);
+        return floats;
     }
 
     Taps taps(int count, int source, double ratio) {
@@ -519,13 +525,13 @@ struct Tvl1 final : reaction::Solver {
         return made;
     }
 
-    void aim(int level) {
-        const Size &fine = sizes[level - 1], &coarse = sizes[level];
+    void aim(Level& coarse, const Size& fine) {
+        const Size& size = coarse.size;
         double step = 1 / parameters.scale_step;
-        down_x[level] = taps(coarse.width, fine.width, step);
-        down_y[level] = taps(coarse.height, fine.height, step);
-        up_x[level] = taps(fine.width, coarse.width, double(coarse.width) / fine.width);
-        up_y[level] = taps(fine.height, coarse.height, double(coarse.height) / fine.height);
+        coarse.down_x = taps(size.width, fine.width, step);
+        coarse.down_y = taps(size.height, fine.height, step);
+        coarse.up_x = taps(fine.width, size.width, double(size.width) / fine.width);
+        coarse.up_y = taps(fine.height, size.height, double(size.height) / fine.height);
     }
 
     // The working memory, cut anew for every level, so that it stays in the cache.
@@ -556,51 +562,61 @@ struct Tvl1 final : reaction::Solver {
     }
 
     void pair(const float* one, const float* two, float* flow) override {
-        pyramid(one, first);
-        pyramid(two, second);
-        for (int level = levels - 1; level >= 0; level--) {
-            cut(sizes[level]);
-            if (level < levels - 1) {
-                enlarge(u1[level + 1], u1[level], level);
-                enlarge(u2[level + 1], u2[level], level);
-                pack(u1[level], U1, sizes[level]);
-                pack(u2[level], U2, sizes[level]);
+        pyramid(one, &Level::first);
+        pyramid(two, &Level::second);
+        for (std::size_t i = levels.size(); i-- > 0;) {
+            cut(levels[i].size);
+            if (i + 1 < levels.size()) {
+                enlarge(&Level::u1, i, U1);
+                enlarge(&Level::u2, i, U2);
             }
-            solve(level);
+            solve(levels[i]);
         }
-        for (int y = 0; y < sizes[0].height; y++) {
-            std::memcpy(flow + std::size_t(y) * sizes[0].width, u1[0].row(y), sizeof(float) * sizes[0].width);
-            std::memcpy(flow + std::size_t(sizes[0].height + y) * sizes[0].width, u2[0].row(y), sizeof(float) * sizes[0].width);
+        const Level& finest = levels[0];
+        const std::size_t width = finest.size.width, height = finest.size.height;
+        for (std::size_t y = 0; y < height; y++) {
+            std::memcpy(flow + y * width, finest.u1.row(int(y)), sizeof(float) * width);
+            std::memcpy(flow + (height + y) * width, finest.u2.row(int(y)), sizeof(float) * width);
         }
     }
 
-    void pyramid(const float* picture, const Plane* planes) {
-        for (int y = 0; y < sizes[0].height; y++)
-            std::memcpy(planes[0].row(y), picture + std::size_t(y) * sizes[0].width, sizeof(float) * sizes[0].width);
-        for (int level = 1; level < levels; level++)
-            resize(planes[level - 1], planes[level], sizes[level], sizes[level - 1].width, down_x[level], down_y[level], 1.0f, line);
+    void pyramid(const float* picture, Plane Level::*plane) {
+        const Size& size = levels[0].size;
+        for (int y = 0; y < size.height; y++)
+            std::memcpy((levels[0].*plane).row(y), picture + std::size_t(y) * size.width, sizeof(float) * size.width);
+        for (std::size_t i = 1; i < levels.size(); i++) {
+            const Level &fine = levels[i - 1], &coarse = levels[i];
+            if (coarse.size.height == fine.size.height && coarse.size.width == fine.size.width)  // resizing to the same size copies
+                std::memcpy((coarse.*plane).row(0), (fine.*plane).row(0), sizeof(float) * (std::size_t(fine.size.height) * fine.size.stride - PADDING));
+            else
+                resize(fine.*plane, coarse.*plane, coarse.size, fine.size.width, coarse.down_x, coarse.down_y, 1.0f, line);
+        }
     }
 
-    void enlarge(const Plane& coarse, const Plane& fine, int level) {
+    // The flow of the coarser level, in this level's size and pixels.
+    void enlarge(Plane Level::*plane, std::size_t i, Changing field) {
+        const Level &fine = levels[i], &coarse = levels[i + 1];
         float factor = float(1 / parameters.scale_step);
-        resize(coarse, fine, sizes[level], sizes[level + 1].width, up_x[level + 1], up_y[level + 1], factor, line);
+        resize(coarse.*plane, fine.*plane, fine.size, coarse.size.width, coarse.up_x, coarse.up_y, factor, line);
+        pack(fine.*plane, field, fine.size);
     }
 
-    void solve(int level) {
-        const Size& size = sizes[level];
-        gradients(second[level], gx, gy, size);
-        for (const Plane* plane : {&second[level], &gx, &gy}) surround(*plane, size, cuda);
+    void solve(const Level& level) {
+        const Size& size = level.size;
+        gradients(level.second, gx, gy, size);
+        const Plane* sampled[] = {&level.second, &gx, &gy};
+        for (const Plane* plane : sampled) surround(*plane, size, cuda);
         for (int i = 0; i < parameters.warps; i++) {
             if (cuda)
-                Warp<OPENCV_CUDA>{second[level], gx, gy, size}.linearise(first[level], state, data);
+                Warp<OPENCV_CUDA>{level.second, gx, gy, size}.linearise(level.first, state, data);
             else if (parameters.semantics == OPENCV_CPU)
-                Warp<OPENCV_CPU>{second[level], gx, gy, size}.linearise(first[level], state, data);
+                Warp<OPENCV_CPU>{level.second, gx, gy, size}.linearise(level.first, state, data);
             else
-                Warp<OPENCV5_CPU>{second[level], gx, gy, size}.linearise(first[level], state, data);
+                Warp<OPENCV5_CPU>{level.second, gx, gy, size}.linearise(level.first, state, data);
             iterate(size);
         }
-        unpack(U1, u1[level], size);
-        unpack(U2, u2[level], size);
+        unpack(U1, level.u1, size);
+        unpack(U2, level.u2, size);
     }
 
     void iterate(const Size& size) {
@@ -630,7 +646,7 @@ struct Tvl1 final : reaction::Solver {
     // too large.
     void until_checked(const Iterations& iterations, double threshold) {
         double error = 0;
-        int done = 0, most = parameters.inner_iterations * parameters.outer_iterations;
+        long done = 0, most = long(parameters.inner_iterations) * parameters.outer_iterations;
         while (done < most) {
             int count = 0;
             bool check = false;
@@ -686,9 +702,6 @@ struct Tvl1 final : reaction::Solver {
 
 namespace reaction {
 Solver* REACTION_MAKE(REACTION_ISA)(const Parameters& parameters, int height, int width) {
-    Tvl1* made = new Tvl1(parameters, height, width);
-    if (made->memory.start) return made;
-    delete made;
-    return nullptr;
+    return new Tvl1(parameters, height, width);
 }
 }  // namespace reaction

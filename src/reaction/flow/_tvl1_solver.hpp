@@ -21,7 +21,8 @@ struct Solver {  // one pair at a time; its memory is taken once and used for ev
     virtual void pair(const float* first, const float* second, float* flow) = 0;
 };
 
-typedef Solver* (*Make)(const Parameters&, int height, int width);
+// The caller deletes what these make. They throw std::bad_alloc.
+using Make = Solver* (*)(const Parameters&, int height, int width);
 Solver* make_baseline(const Parameters&, int height, int width);
 Solver* make_avx2(const Parameters&, int height, int width);
 Solver* make_avx512(const Parameters&, int height, int width);

@@ -6,10 +6,9 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
+#include <utility>
 #if defined(__x86_64__) || defined(__i386__)
 #include <immintrin.h>
-#elif defined(__ARM_NEON) && defined(__aarch64__)
-#include <arm_neon.h>
 #endif
 
 #if defined(__AVX512F__)
@@ -25,17 +24,17 @@ namespace {  // every instruction set compiles its own copy of everything here
 constexpr int LANES = REACTION_LANES;
 constexpr int GROUP = 16;  // columns that lie together in memory, whatever the width of the machine's vectors
 
-typedef float vec __attribute__((vector_size(4 * LANES)));
-typedef std::int32_t ivec __attribute__((vector_size(4 * LANES)));
-typedef float vec_unaligned __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
-typedef std::int32_t ivec_unaligned __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
+using vec __attribute__((vector_size(4 * LANES))) = float;
+using ivec __attribute__((vector_size(4 * LANES))) = std::int32_t;
+using vec_unaligned __attribute__((vector_size(4 * LANES), aligned(4), may_alias)) = float;
+using ivec_unaligned __attribute__((vector_size(4 * LANES), aligned(4), may_alias)) = std::int32_t;
 
 inline vec load(const float* at) { return *reinterpret_cast<const vec_unaligned*>(at); }
 inline void store(float* at, vec value) { *reinterpret_cast<vec_unaligned*>(at) = value; }
 inline ivec load(const std::int32_t* at) { return *reinterpret_cast<const ivec_unaligned*>(at); }
 inline void store(std::int32_t* at, ivec value) { *reinterpret_cast<ivec_unaligned*>(at) = value; }
-inline vec all(float value) { return vec{} + value; }
-inline ivec all(std::int32_t value) { return ivec{} + value; }
+inline vec splat(float value) { return vec{} + value; }
+inline ivec splat(std::int32_t value) { return ivec{} + value; }
 inline vec as_float(ivec value) { return __builtin_convertvector(value, vec); }
 inline ivec as_int(vec value) { return __builtin_convertvector(value, ivec); }  // towards zero
 
@@ -82,15 +81,6 @@ inline ivec counting_from(int first) {
 }
 
 template <int... LANE>
-struct Lanes {};
-template <int COUNT, int... LANE>
-struct Count : Count<COUNT - 1, COUNT - 1, LANE...> {};
-template <int... LANE>
-struct Count<0, LANE...> {
-    typedef Lanes<LANE...> all;
-};
-
-template <int... LANE>
 inline vec pick(vec a, vec b) {
 #if defined(__clang__)
     return __builtin_shufflevector(a, b, LANE...);
@@ -101,13 +91,13 @@ inline vec pick(vec a, vec b) {
 
 // The lanes of two neighbours seen one column further right: a[1], a[2], ..., b[0].
 template <int... LANE>
-inline vec right_of(vec a, vec b, Lanes<LANE...>) { return pick<LANE + 1 ...>(a, b); }
-inline vec right_of(vec a, vec b) { return right_of(a, b, Count<LANES>::all()); }
+inline vec right_of(vec a, vec b, std::integer_sequence<int, LANE...>) { return pick<LANE + 1 ...>(a, b); }
+inline vec right_of(vec a, vec b) { return right_of(a, b, std::make_integer_sequence<int, LANES>()); }
 
 // One column further left: a[last], b[0], b[1], ...
 template <int... LANE>
-inline vec left_of(vec a, vec b, Lanes<LANE...>) { return pick<LANE + LANES - 1 ...>(a, b); }
-inline vec left_of(vec a, vec b) { return left_of(a, b, Count<LANES>::all()); }
+inline vec left_of(vec a, vec b, std::integer_sequence<int, LANE...>) { return pick<LANE + LANES - 1 ...>(a, b); }
+inline vec left_of(vec a, vec b) { return left_of(a, b, std::make_integer_sequence<int, LANES>()); }
 
 inline vec clamp(vec value, vec low, vec high) { return least(greatest(value, low), high); }
 

@@ -162,6 +162,9 @@ class _Solver:
             height, width = round(old_height * scale), round(old_width * scale)  # half to even, as cvRound
             if min(height, width) < MIN_SIDE:
                 break
+            if (height, width) == (old_height, old_width):
+                levels.append(levels[-1])  # resizing to the same size copies
+                continue
             reduced = self.frames.new_empty(len(self.frames), height, width)
             sizes = (old_width, old_height, width, height)
             self._each_pixel("reduce", reduced, levels[-1], reduced, *sizes, ctypes.c_double(1 / scale), self.centred)

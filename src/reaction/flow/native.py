@@ -6,6 +6,8 @@ has the same flow, bit for bit, on AVX-512, AVX2 and the baseline, by any number
 
 from __future__ import annotations
 
+import hashlib
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -14,13 +16,38 @@ if TYPE_CHECKING:
     from reaction.flow.tvl1 import TVL1
 
 
+REBUILD = "pip install --force-reinstall --no-deps --no-cache-dir -v ."
+
+
 def available() -> str | None:
     """Why the kernel cannot be used here; None where it can."""
     try:
-        from reaction.flow import _tvl1  # noqa: F401
+        from reaction.flow import _tvl1
+    except ModuleNotFoundError:
+        return f"it was not built: that takes GCC 9 or Clang 10 and Python's headers; then `{REBUILD}`"
     except ImportError as error:
-        return f"it was not built, which takes a C++17 compiler when the package is installed ({error})"
+        return f"it was built and does not load ({error}); `{REBUILD}`"
+    if _tvl1.source != _sources():
+        return f"it was built from other sources than these; `{REBUILD}`"
     return None
+
+
+def _sources() -> str:
+    """The digest of the C++ sources beside this file, as CMakeLists.txt takes it; a wheel has none, and cannot differ."""
+    from reaction.flow import _tvl1
+
+    files = sorted(Path(__file__).parent.glob("_tvl1*.?pp"))
+    if not files:
+        return _tvl1.source
+    digests = "".join(hashlib.sha256(file.read_bytes()).hexdigest() for file in files)
+    return hashlib.sha256(digests.encode()).hexdigest()[:12]
+
+
+def version() -> str:
+    """What was built, and what it uses of this machine."""
+    from reaction.flow import _tvl1
+
+    return f"native {_tvl1.source} {_tvl1.instruction_sets()[0]}"
 
 
 def instruction_sets() -> list[str]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -47,7 +48,11 @@ class TVL1:
     median: int = 5
 
     def __post_init__(self) -> None:
-        positive = ("tau", "lambda_", "theta", "nscales", "warps", "inner_iterations", "outer_iterations")
+        whole = ("nscales", "warps", "inner_iterations", "outer_iterations", "median")
+        for name in whole:
+            if int(getattr(self, name)) != getattr(self, name):
+                raise ValueError(f"TV-L1: {name} is {getattr(self, name)}; it must be a whole number")
+        positive = ("tau", "lambda_", "theta", *whole)
         for name in positive:
             if not 0 < getattr(self, name) < float("inf"):
                 raise ValueError(f"TV-L1: {name} is {getattr(self, name)}; it must be positive")
@@ -102,10 +107,12 @@ def tvl1(
     Raises ValueError for frames, parameters or names other than these, and for a backend that cannot be used here.
     """
     frames = _checked(np.asarray(frames))
-    if threads < 1:
-        raise ValueError(f"TV-L1: threads is {threads}; it must be at least 1")
+    if threads < 1 or int(threads) != threads:
+        raise ValueError(f"TV-L1: threads is {threads}; it must be a whole number, at least 1")
     parameters = parameters or defaults(semantics)
-    name, _ = choose(semantics, parameters, backend)
+    name, note = choose(semantics, parameters, backend)
+    if note:
+        warnings.warn(note, stacklevel=2)  # Python shows it once
     if len(frames) == 1:
         return np.empty((0, 2, *frames.shape[1:]), np.float32)
     return _SOLVERS[name](frames, parameters, semantics, threads)
@@ -174,7 +181,9 @@ def _foreign(backend: str, semantics: str) -> str | None:
 def version(backend: str) -> str:
     """A backend (not "auto") with the version of what computes, as the shards record it."""
     if backend == "native":
-        return f"native {metadata.version('reaction')}"
+        from reaction.flow import native
+
+        return native.version()
     if backend in ("opencv", "opencv-cuda"):
         import cv2
 
