@@ -33,7 +33,7 @@ def available() -> str | None:
 
 
 def _sources() -> str:
-    """The digest of the C++ sources beside this file, as CMakeLists.txt takes it; a wheel has none, and cannot differ."""
+    """The digest of the C++ sources beside this file, as CMakeLists.txt takes it; a wheel has none to differ."""
     from reaction.flow import _tvl1
 
     files = sorted(Path(__file__).parent.glob("_tvl1*.?pp"))

@@ -13,7 +13,7 @@ What the thesis leaves unsaid, the parameter of params.yaml that says it, and wh
   up-sampled, and their mean is normalised again;
 - whether both streams need maps: `attention.streams`, both;
 - the flow stack's length: the stream's `stack`, 10 as in Two-Stream ConvNets;
-- the input: the scale's `input`, 299 pixels, Inception-V3's own;
+- the input: the method's `input`, 299 pixels, Inception-V3's own;
 - segments in training: the method's `segments`, 1 (TSN is cited for its augmentation only);
 - batch, momentum, weight decay, dropout, epochs, gradient clipping, warm-up: keys of the stream by these names;
   batch normalisation: the method's `partial_bn`, off;
