@@ -77,6 +77,9 @@ def _parser() -> argparse.ArgumentParser:
     gc.set_defaults(run=_gc)
     check = commands.add_parser("check", help="say what this machine lacks, and what that costs")
     check.set_defaults(run=_check)
+    doctor = commands.add_parser("doctor", help="say what this machine has, and whether it can make tables")
+    doctor.add_argument("tables", nargs="*", metavar="TABLE", help="unsaid: those under `reproduce:` in params.yaml")
+    doctor.set_defaults(run=_doctor)
     return parser
 
 
@@ -230,6 +233,12 @@ def _check(options: argparse.Namespace) -> None:
 
     for line in missing():
         print(line)
+
+
+def _doctor(options: argparse.Namespace) -> int:
+    from reaction.doctor import doctor
+
+    return doctor(options.tables)
 
 
 if __name__ == "__main__":
