@@ -11,7 +11,7 @@ import yaml
 from ruamel.yaml import YAML
 
 from reaction.flow import TVL1, defaults
-from reaction.params import ParamsError, load, parse
+from reaction.params import LAYERS, ParamsError, load, parse
 
 SHIPPED = Path(__file__).parents[1] / "params.yaml"
 
@@ -153,3 +153,9 @@ def test_reading_parameters_loads_no_heavy_library():
 def test_outside_the_project_the_error_says_where_to_go(tmp_path):
     with pytest.raises(ParamsError, match="root folder"):
         load(tmp_path / "params.yaml")
+
+
+def test_layers_are_those_of_the_network():
+    from reaction.models import inception_v3
+
+    assert inception_v3.LAYERS == LAYERS

@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 Stream = Literal["rgb", "flow", "rgbdiff"]
 MODALITY = {"rgb": "rgb", "flow": "flow", "rgbdiff": "rgb"}  # the features a stream reads
 MapSource = Literal["learned", "constant", "gradcam-predicted", "gradcam-true"]
+LAYERS = ("Mixed_5b", "Mixed_5c", "Mixed_5d", *(f"Mixed_6{k}" for k in "abcde"), *(f"Mixed_7{k}" for k in "abc"))
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[int, Field(gt=0)]
 AT_LEAST_ONE = Field(min_length=1)
@@ -168,6 +169,9 @@ class StreamRecipe(Model):
     holdout: Annotated[float, Field(ge=0, lt=1)] = Field(
         description="share of the training groups that chooses the best epoch instead of training"
     )
+    weights: str | None = Field(
+        None, description="a key of `weights:`, where the stream starts otherwise than the method"
+    )
     mean_flow: bool = Field(
         False, description="each displacement field loses its mean vector (Two-Stream, section 3.1)"
     )
@@ -177,7 +181,10 @@ class MapInput(Model):
     """How an attention map enters a network: the thesis does not say, see `reaction.models.st_attention`."""
 
     entry: Literal["concat", "multiply"]
-    channel: Literal["mean", "zero"] = Field("mean", description="initial weights of the map channel (concat)")
+    channel: Literal["mean", "zero"] = Field(
+        "mean",
+        description="weights of the map's channel (concat) beside pretrained ones; without those it starts as all do",
+    )
     constant: Fraction = Field(description="the map before there are maps, and in place of a dead one")
 
 
@@ -202,7 +209,7 @@ class Attention(Model):
     layers: Annotated[tuple[str, ...], AT_LEAST_ONE] = Field(
         description="several: the mean of their maps, min-max again"
     )
-    streams: tuple[Literal["rgb", "flow"], ...] = Field(
+    streams: Annotated[tuple[Literal["rgb", "flow"], ...], AT_LEAST_ONE] = Field(
         ("rgb", "flow"), description="those that read the other stream's maps; the others keep the constant map"
     )
     train_maps: Literal["gradcam-true", "gradcam-predicted", "learned"]
@@ -300,7 +307,7 @@ class Protocol(Model):
 class Table(Model):
     """A table of results on a dataset or several: rows are methods, or `method:protocol` where the test differs."""
 
-    dataset: str | tuple[str, ...]
+    dataset: str | Annotated[tuple[str, ...], AT_LEAST_ONE]
     scale: str
     methods: Annotated[tuple[str, ...], AT_LEAST_ONE]
     splits: Annotated[tuple[Positive, ...], AT_LEAST_ONE]
@@ -379,6 +386,8 @@ class Params(Model):
                 raise ValueError(f"{key}.features.{stream}: `{feature}` is {self.features[feature].modality}")
         if scale.weights is not None:
             _known(f"{key}.weights", scale.weights, self.weights)
+        for layer in (one for pair in (scale.layers or {}).items() for one in pair):
+            _known(f"{key}.layers", layer, LAYERS)
 
     def _check_method(self, key: str, method: Method) -> None:
         _known(f"{key}.weights", method.weights, self.weights)
@@ -390,6 +399,8 @@ class Params(Model):
         if method.consensus == "weighted" and method.segments < 2:
             raise ValueError(f"{key}.consensus: weights need at least two segments")
         for stream, recipe in method.streams.items():
+            if recipe.weights is not None:
+                _known(f"{key}.streams.{stream}.weights", recipe.weights, self.weights)
             if recipe.mean_flow and stream != "flow":
                 raise ValueError(f"{key}.streams.{stream}.mean_flow: only flow has a mean displacement")
         if method.alternation is not None and method.attention is None:
@@ -410,6 +421,12 @@ class Params(Model):
             raise ValueError(f"{key}.streams: cross attention needs rgb and flow, here and in `attention.from`")
         if method.backbone != "inception_v3":
             raise ValueError(f"{key}.backbone: attention looks at the blocks of inception_v3, not of {method.backbone}")
+        for layer in method.attention.layers:
+            _known(f"{key}.attention.layers", layer, LAYERS)
+        if method.alternation is not None and method.init is not None:
+            raise ValueError(f"{key}.init: the first round of `alternation:` starts from `weights:`")
+        if method.alternation is not None and method.attention.train_maps == "learned":
+            raise ValueError(f"{key}.attention.train_maps: rounds of `alternation:` read Grad-CAM maps")
         if method.alternation is not None and len({recipe.epochs for recipe in method.streams.values()}) > 1:
             raise ValueError(f"{key}.streams: in `alternation:` both streams train for equally many `epochs:`")
 
@@ -450,7 +467,8 @@ class Params(Model):
             for stream in self.methods[name].streams:
                 _known(f"scales.{table.scale}.features", stream, self.scales[table.scale].features)
             self._check_fusion(f"{key}.methods.{row}", self.methods[name], protocol)
-            cells += [f"{row}/{stream}" for stream in self.methods[name].tested]
+            shown = table.streams or self.methods[name].tested
+            cells += [f"{row}/{stream}" for stream in self.methods[name].tested if stream in shown]
         for side in (side for pair in table.comparisons for side in pair):
             _known(f"{key}.comparisons", side, cells)
         for chosen in table.split_sets or ():
@@ -470,8 +488,11 @@ class Params(Model):
         for layer in figures.layers:
             _known(f"{key}.layers", layer, rows)
         for part, row in (("after", figures.after), *(("layers", layer) for layer in figures.layers)):
+            _known(f"{key}.{part}", row, self.methods)  # a method, however it is tested
             if self.methods[row].attention is None:
                 raise ValueError(f"{key}.{part}: {row} has no attention to show")
+        for part in ("before", "end_to_end"):
+            _known(f"{key}.{part}", getattr(figures, part), self.methods)
         if self.methods[figures.end_to_end].alternation is None:
             raise ValueError(f"{key}.end_to_end: {figures.end_to_end} has no `alternation:`")
 

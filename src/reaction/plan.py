@@ -247,7 +247,7 @@ class Plan:
         if number:
             inputs["init"] = self._round(run, stream, number - 1)
         if reads is not None:
-            inputs["maps"] = self._gradcam_of(self._round(run, *looked_at), run, looked_at[0], reads)
+            inputs["maps"] = self._gradcam_of(self._round(run, *looked_at), run, looked_at[0], reads, as_trained=True)
         config = self._run_config(run, stream, reads)
         epochs, length = config["training"]["epochs"], method.alternation.epochs_per_round
         own = {"epochs": min(length, epochs - number * length), "first_epoch": number * length}
@@ -261,7 +261,7 @@ class Plan:
     def _run_config(self, run: "_Run", stream: str, train_maps: str | None) -> dict[str, Any]:
         method, scale = self.params.methods[run.method], self.params.scales[run.scale]
         recipe = method.streams[stream]
-        weights = self.params.weights[scale.weights or method.weights]
+        weights = self.params.weights[scale.weights or recipe.weights or method.weights]
         return {
             "method": run.method,
             "stream": stream,
@@ -298,14 +298,17 @@ class Plan:
         """Grad-CAM maps of the training videos, or of the test videos to set others against."""
         return self._gradcam_of(self._looked_at(run, stream), run, stream, kind, part)
 
-    def _gradcam_of(self, trained: Artifact, run: "_Run", stream: str, kind: str, part: str = "train") -> Artifact:
+    def _gradcam_of(
+        self, trained: Artifact, run: "_Run", stream: str, kind: str, part: str = "train", *, as_trained: bool = False
+    ) -> Artifact:
+        """Maps of a net with the constant entering it, or `as_trained`: with the maps that it was trained with."""
         config = {
             "label": kind.removeprefix("gradcam-"),
             "part": part,
             "split": split_name(run.split),
             "every": self._every(run),
-            "maps": self._seen_with(run),
         }
+        config |= {} if as_trained else {"maps": self._seen_with(run)}
         return self._looking_at("gradcam", kind, run, stream, trained, config, sharded=True)
 
     def attention_net(self, run: "_Run", stream: str) -> Artifact:
@@ -338,12 +341,13 @@ class Plan:
         return self.run(run.of(source) if source else run, stream)
 
     def _seen_with(self, run: "_Run") -> dict[str, Any] | None:
-        """What enters a net that is looked at: never maps, since those of test videos would need each other."""
+        """What enters a net looked at for a test: the constant, since maps of test videos would need each other."""
         return _entering_maps(self.params.methods[self._attention(run).source or run.method], None)
 
     def _entering(self, run: "_Run") -> dict[str, Any]:
-        """The same, where the net was trained with maps of its own."""
-        return {} if self._attention(run).source else {"maps": self._seen_with(run)}
+        """The same, to be said where the net itself was trained with maps."""
+        looked_at = self.params.methods[self._attention(run).source or run.method]
+        return {"maps": self._seen_with(run)} if looked_at.attention else {}
 
     def _looking_at(
         self,

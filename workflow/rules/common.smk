@@ -58,9 +58,12 @@ def files_of(kind):
 
 
 def reproduced():
-    """What a bare `snakemake` makes: the tables under `reproduce:` and their figures."""
+    """What a bare `snakemake` makes: the tables under `reproduce:`, and the figures of these tables."""
     tables = [f"results/tables/{name}.csv" for name in PARAMS.reproduce]
-    return tables + [f"results/figures/{name}_curves.svg" for name in PARAMS.reproduce]
+    curves = [f"results/figures/{name}_curves.svg" for name in PARAMS.reproduce]
+    drawn_from = {name: one.table for name, one in PARAMS.figures.items()}
+    thesis = [name for name, table in drawn_from.items() if table in PARAMS.reproduce]
+    return tables + curves + [f"results/figures/{name}_overlay.svg" for name in thesis]
 
 
 def checked(wildcards):
