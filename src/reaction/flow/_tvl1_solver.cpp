@@ -477,6 +477,7 @@ struct Tvl1 final : reaction::Solver {
     Plane gx, gy, smooth1, smooth2;
     Data data;
     State state, other;  // the iterations go from one to the other, and the two change names
+    int usual = 0;       // iterations between the last two median filters
 
     Tvl1(const Parameters& given, int height, int width)
         : parameters(given),
@@ -656,8 +657,7 @@ struct Tvl1 final : reaction::Solver {
                 count++;
             }
             double errors[MOST_BLOCK];
-            iterations.run(state, other, count, check ? count - 1 : count, errors);
-            std::swap(state, other);
+            iterations.run(state, state, count, check ? count - 1 : count, errors);  // in place: nothing is run again
             done += count;
             if (check) {
                 error = errors[count - 1];
@@ -670,26 +670,28 @@ struct Tvl1 final : reaction::Solver {
     // as there; how the changes shrink says how long a block may be.
     double until_small(const Iterations& iterations, double threshold, double error) {
         double errors[MOST_BLOCK], before = 0;
-        for (int done = 0; done < parameters.inner_iterations;) {
+        int done = 0;
+        while (done < parameters.inner_iterations) {
             int count = std::min({parameters.block, parameters.inner_iterations - done, expected(before, error, threshold)});
-            iterations.run(state, other, count, 0, errors);
+            iterations.run(state, count > 1 ? other : state, count, 0, errors);
             int stop = 0;
             while (stop < count - 1 && errors[stop] > threshold) stop++;
             if (stop < count - 1) iterations.run(state, other, stop + 1, stop + 1, errors);
-            std::swap(state, other);
+            if (count > 1) std::swap(state, other);
             done += stop + 1;
             before = stop ? errors[stop - 1] : error;
             error = errors[stop];
             if (error <= threshold) break;
         }
+        usual = done;
         return error;
     }
 
-    // Iterations until the change is at the threshold, if it goes on shrinking by the last factor. A few, where none is known: most warps
-    // take more, and what is run beyond the end is lost.
+    // Iterations until the change is at the threshold, if it goes on shrinking by the last factor. Where none is known, fewer than the warp
+    // before took: what is run beyond the end is lost.
     int expected(double before, double error, double threshold) const {
         if (!(threshold > 0)) return parameters.block;
-        if (!(before > error) || std::isinf(before)) return 3;
+        if (!(before > error) || std::isinf(before)) return std::clamp(usual / 2, 1, 3);
         double left = std::log(threshold / error) / std::log(error / before);
         return left < 1 ? 1 : left > parameters.block ? parameters.block : int(left);
     }
