@@ -7,7 +7,7 @@ taken for new, and nothing old is lost. Light on purpose: the Snakefile imports 
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -454,12 +454,14 @@ class Plan:
 
     def figure_spec(self, name: str) -> dict[str, Any]:
         """What the `figure` command draws, as JSON: of every run its history, of every method its classes."""
-        curves, per_class = defaultdict(list), defaultdict(list)
+        table = self.params.tables[name]
+        curves, per_class = defaultdict(dict), defaultdict(dict)  # a run that is tested twice is drawn once
         for result in self.tables[name]:
+            method, _ = of_row(result.method, table.protocol)
             if result.stream != "fusion":
-                curves[f"{result.method}/{result.stream}"].append(result.artifact.inputs["run"].folder)
-            if result.stream == _shown(self.params.methods[of_row(result.method, "")[0]], self.params.tables[name])[-1]:
-                per_class[f"{result.method}/{result.stream}"].append(result.artifact.folder)
+                curves[f"{method}/{result.stream}"][result.artifact.inputs["run"].folder] = None
+            if result.stream == _shown(self.params.methods[method], table)[-1]:
+                per_class[f"{result.method}/{result.stream}"][result.artifact.folder] = None
         return {"curves": _drawn(curves), "per_class": _drawn(per_class)}
 
     def thesis_spec(self, name: str) -> dict[str, Any]:
@@ -597,9 +599,9 @@ def _stage(run: Artifact) -> dict[str, Any]:
     return {"history": run.folder, "timings": timings}
 
 
-def _drawn(folders: Mapping[str, list[str]]) -> list[dict[str, Any]]:
+def _drawn(folders: Mapping[str, Iterable[str]]) -> list[dict[str, Any]]:
     """One entry per line or bar; a list, since JSON's keys have no order to keep."""
-    return [{"name": name, "folders": found} for name, found in folders.items()]
+    return [{"name": name, "folders": list(found)} for name, found in folders.items()]
 
 
 def _stack(recipe: StreamRecipe, stream: str, override: int | None) -> int:
