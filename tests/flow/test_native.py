@@ -370,6 +370,7 @@ def test_an_interrupt_ends_the_call(texture):
     code = f"""
 import os, signal, threading, numpy as np
 from reaction.flow import tvl1
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background inherits that it is ignored
 frames = np.random.default_rng(0).integers(0, 256, (4000, 96, 96), np.uint8)
 threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGINT)).start()
 try:
