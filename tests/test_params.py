@@ -159,3 +159,9 @@ def test_layers_are_those_of_the_network():
     from reaction.models import inception_v3
 
     assert inception_v3.LAYERS == LAYERS
+
+
+def test_no_block_is_shared():
+    """DVC's `exp run --set-param` changes nothing in blocks that share others by anchors, and does not say so."""
+    tokens = yaml.scan(Path(__file__).parents[1].joinpath("params.yaml").read_text())
+    assert not [token for token in tokens if isinstance(token, yaml.AnchorToken | yaml.AliasToken)]
