@@ -62,9 +62,10 @@ BASE, CPU, CUDA, BUILD, FINAL = STAGES
 
 def of_make():
     """The commands that `make` sets its virtual environment up with."""
-    shown = subprocess.run(
-        ["make", "--dry-run", "--always-make", ".venv/ready"], cwd=ROOT, capture_output=True, text=True, check=True
-    )
+    asked = ["make", "--dry-run", "--always-make", "--no-print-directory", ".venv/ready"]
+    outer = {"MAKEFLAGS", "MFLAGS", "MAKELEVEL"}  # of the `make test` that runs this: a sub-make prints its folder
+    environment = {name: value for name, value in os.environ.items() if name not in outer}
+    shown = subprocess.run(asked, cwd=ROOT, env=environment, capture_output=True, text=True, check=True)
     lines = re.sub(r"\\\n\s*", "", shown.stdout).splitlines()
     return [shlex.split(line) for line in lines if "sys.version_info" not in line and not line.startswith("touch")]
 

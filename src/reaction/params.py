@@ -269,6 +269,7 @@ class Scale(Model):
         None, description="instead of the recipe's attention layers, which would be single cells"
     )
     every: Positive | None = None
+    map_shards: Positive | None = Field(None, description="instead of the dataset's, where starting a job costs most")
 
     @model_validator(mode="after")
     def _a_whole_schedule(self) -> "Scale":

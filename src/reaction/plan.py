@@ -93,9 +93,13 @@ class Artifact:
         names = [f"shard-{k:03d}.h5" for k in range(self.shards)] or FILES[self.rule]
         return [f"{self.folder}/{name}" for name in names]
 
-    def files_for(self, shard: str | None) -> list[str]:
-        """The files that a job on one shard reads: a video has the same shard number in every sharded artifact."""
-        return [self.files[int(shard)]] if shard is not None and self.shards else self.files
+    def files_for(self, reader: "Artifact", shard: str | None) -> list[str]:
+        """The files that a job reads which makes one shard of `reader`, or all of it.
+
+        A video has the same shard number in every artifact of as many shards.
+        """
+        alike = shard is not None and self.shards == reader.shards
+        return [self.files[int(shard)]] if alike else self.files
 
     def with_ancestors(self, seen: set[str] | None = None) -> Iterator["Artifact"]:
         """What this is made from and itself, each once, in an order in which they can be made; `seen` are left out."""
@@ -362,12 +366,13 @@ class Plan:
         sharded: bool = False,
     ) -> Artifact:
         """An artifact made by looking at one layer, or several, of a trained run."""
-        layers = self._layers(run)
+        layers, own = self._layers(run), self.params.scales[run.scale].map_shards
         source = self._attention(run).source or run.method
         name = f"{kind}-{'+'.join(layers)}-{source}-{stream}-{split_name(run.split)}-seed{run.seed}-{run.scale}"
         inputs = self._inputs(run, stream) | {"run": trained} | (made_from or {})
-        shards = self.params.datasets[run.dataset].shards if sharded else 0
+        shards = (own or self.params.datasets[run.dataset].shards) if sharded else 0
         where = {"layer": layers[0]} if len(layers) == 1 else {"layers": layers}
+        where |= {"shards": own} if own and sharded else {}
         return self._once(Artifact(rule, run.dataset, name, where | config, inputs, shards))
 
     def _layers(self, run: "_Run") -> list[str]:

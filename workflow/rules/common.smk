@@ -27,9 +27,9 @@ def artifact(kind, wildcards):
 # A folder's hash says what it was made from, so modification times say nothing: hence `ancient`.
 def needs(kind):
     def paths(wildcards):
-        sources = artifact(kind, wildcards).inputs.values()
-        shard = getattr(wildcards, "shard", None)
-        return [ancient(file) for source in sources for file in source.files_for(shard)]
+        made, shard = artifact(kind, wildcards), getattr(wildcards, "shard", None)
+        sources = made.inputs.values()
+        return [ancient(file) for one in sources for file in one.files_for(made, shard)]
 
     return paths
 

@@ -322,7 +322,7 @@ def _open(folder: Path | str, threads: int) -> tuple[dict[str, Any], Source]:
         input=run["network"]["input"],
         frames=open_features(inputs["features"]),
         maps=entering_maps(config.get("maps", run["maps"]), run_inputs.get("maps")),
-        shards=read_json(Path(inputs["features"]) / "config.json")["config"]["shards"],
+        shards=config.get("shards") or read_json(Path(inputs["features"]) / "config.json")["config"]["shards"],
     )
     return frozen, source
 
