@@ -5,7 +5,7 @@ BIN := .venv/bin
 PYTEST := --numprocesses auto --maxprocesses 4 --dist loadfile
 ACTIVATE := PATH="$(abspath $(BIN)):$$PATH"
 
-.PHONY: demo test test-all lint pull clean
+.PHONY: demo test test-all test-slurm lint pull clean
 
 # A table that came with git stands without the runs behind it: forcing its rule makes what is missing.
 demo: .venv/ready
@@ -15,8 +15,16 @@ demo: .venv/ready
 test: .venv/ready
 	$(ACTIVATE) pytest $(PYTEST) -m "not slow"
 
+# Slurm's tests come last and alone, for they want all cores. Where there can be no Slurm they are skipped, and say why.
 test-all: .venv/ready
-	$(ACTIVATE) pytest $(PYTEST)
+	$(ACTIVATE) pytest $(PYTEST) -m "not slurm"
+	-tests/slurm/install.sh
+	$(ACTIVATE) pytest -m slurm -rs tests/slurm
+
+# On Debian or Ubuntu, as root: a Slurm on loopback, for as long as its tests take.
+test-slurm: .venv/ready
+	tests/slurm/install.sh
+	$(ACTIVATE) pytest -m slurm -rs tests/slurm
 
 lint: .venv/ready
 	$(ACTIVATE) ruff check .

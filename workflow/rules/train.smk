@@ -11,7 +11,6 @@ rule train:
         "logs/train/{dataset}/{name}.log",
     benchmark:
         "timings/train/{dataset}/{name}.tsv"
-    retries: 3
     threads: by_scale("models", paper=8, reduced=1)
     resources:
         gpu=by_scale("models", paper=1, reduced=0),
@@ -20,5 +19,12 @@ rule train:
     params:
         folder=subpath(output.model, parent=True),
         checkpoints="checkpoints/{dataset}/{name}",
+    # A wall limit and a number of GPUs are no parameters: another of either is no reason to train again. Training stops
+    # at nine tenths of `runtime`; status 75, like any failure, leads to a retry, which goes on from the checkpoint. How
+    # often is the profile's to say: `retries` of a rule would be counted once more inside each job of a cluster.
     shell:
-        "reaction train {params.folder:q} --checkpoints {params.checkpoints:q} --threads {threads} > {log:q} 2>&1"
+        "processes=$(({resources.gpu} > 1 ? {resources.gpu} : 1)); launcher=; "
+        'if [ $processes -gt 1 ]; then launcher="torchrun --standalone --nproc-per-node $processes --no-python"; fi; '
+        "$launcher reaction train {params.folder:q} --checkpoints {params.checkpoints:q} "
+        "--threads $((({threads} + processes - 1) / processes)) --stop-after $(({resources.runtime} * 9 / 10)) "
+        "> {log:q} 2>&1"
