@@ -544,7 +544,7 @@ class Plan:
             "folder": result.artifact.folder,
             "comparable": not why,
             "why": "; ".join(why),
-        }
+        } | ({"oracle": True} if oracle(self.params, table, result.method) else {})
 
 
 @dataclass(frozen=True)
@@ -573,7 +573,7 @@ def papers(table: Table) -> list[str]:
 
 def incomparable(params: Params, table: Table, row: str) -> list[str]:
     """Why a result may not be set against the published number; empty if it may."""
-    method, protocol = of_row(row, table.protocol)
+    method, _ = of_row(row, table.protocol)
     scale, described = params.scales[table.scale], params.methods[method]
     weights = params.weights[scale.weights or described.weights]
     reasons = []
@@ -585,9 +585,13 @@ def incomparable(params: Params, table: Table, row: str) -> list[str]:
         reasons.append(f"{len(params.datasets[table.dataset].classes)} classes only")
     if described.stands_in:
         reasons.append(described.stands_in)
-    if described.attention is not None and params.protocols[protocol].maps == "gradcam-true":
-        reasons.append("oracle: the maps know the test videos' labels")
     return reasons
+
+
+def oracle(params: Params, table: Table, row: str) -> bool:
+    """Whether a row's test is told the answer: its maps are made with the test videos' labels."""
+    method, protocol = of_row(row, table.protocol)
+    return params.methods[method].attention is not None and params.protocols[protocol].maps == "gradcam-true"
 
 
 def _stage(run: Artifact) -> dict[str, Any]:

@@ -77,10 +77,6 @@ class Result:
         return self.metrics.get("protocol", {}).get("protocol_name", "")
 
     @property
-    def was_told(self) -> bool:
-        return self.oracle or "oracle" in self.why
-
-    @property
     def units(self) -> tuple[str, ...]:
         """What a bootstrap draws with each video: its group, or the video alone."""
         return self.groups or self.predictions.videos
@@ -321,7 +317,7 @@ def _verdict(
 
 
 def _obstacles(results: Sequence[Result], splits: Sequence[int]) -> list[str]:
-    reasons = [ORACLE for result in results if result.oracle and "oracle" not in result.why]
+    reasons = [ORACLE for result in results if result.oracle]
     reasons += [result.why or "not comparable" for result in results if not result.comparable]
     n, of = _counts(results, splits)
     if n < of:
@@ -393,7 +389,7 @@ def _words(difference: float, low: float, high: float, size: str) -> str:
 
 def _oracles(*sides: Sequence[Result]) -> str:
     """A reminder of a side that was told the answer."""
-    told = [f"{side[0].method}/{side[0].stream}" for side in sides if any(result.was_told for result in side)]
+    told = [f"{side[0].method}/{side[0].stream}" for side in sides if any(result.oracle for result in side)]
     return f"; {' and '.join(told)} know{'s' if len(told) == 1 else ''} the true label" if told else ""
 
 
