@@ -174,6 +174,19 @@ def test_alternation_follows_algorithm_1():
     assert sum(number("flow", k).config["training"]["epochs"] for k in range(4)) == epochs
 
 
+def test_an_svm_s_kind_is_written_only_where_it_is_not_the_usual_one():
+    def svm(**said):
+        values = deepcopy(SHIPPED)
+        values["protocols"]["two_stream_svm"]["svm"] |= said
+        found = Plan(parse(values)).needed("simonyan2014_ucf101").values()
+        return next(one.config["svm"] for one in found if "svm" in one.config)
+
+    assert svm() == svm(multi_class="one-vs-rest") == {"c": 1.0}
+    assert svm(multi_class="crammer-singer") == {"c": 1.0, "multi_class": "crammer-singer"}
+    with pytest.raises(ParamsError, match=r"protocols\.two_stream_svm\.svm\.multi_class"):
+        svm(multi_class="one-vs-one")
+
+
 def test_an_option_that_is_not_taken_moves_no_hash():
     plan = Plan(parse(SHIPPED))
     for one in plan.needed("hmdb51").values():

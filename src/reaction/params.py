@@ -282,6 +282,9 @@ class SVM(Model):
     """A linear SVM on the streams' softmax scores, trained on the training videos (Simonyan & Zisserman 2014)."""
 
     c: Annotated[float, Field(gt=0)]
+    multi_class: Literal["one-vs-rest", "crammer-singer"] = Field(
+        "one-vs-rest", description="a plane per class by itself, or all planes at once; the paper does not say"
+    )
 
 
 class Protocol(Model):

@@ -656,7 +656,7 @@ def _fusing(protocol: Protocol) -> dict[str, Any]:
         return {"weights": dict(protocol.fusion)}
     if protocol.sweep is not None:
         return {"sweep": {stream: list(weights) for stream, weights in protocol.sweep.items()}}
-    return {"svm": protocol.svm.model_dump()}
+    return {"svm": protocol.svm.model_dump(exclude_defaults=True)}
 
 
 def _streams(params: Params, table: Table) -> list[str]:

@@ -13,6 +13,7 @@ from reaction.evaluation.fuse import (
     read_predictions,
     sweep,
 )
+from reaction.evaluation.svm_fusion import stack_streams, train_svm
 from reaction.files import read_json, write_json, write_text
 
 CLASSES = ["brush", "climb", "run"]
@@ -239,6 +240,28 @@ def test_an_svm_learns_which_stream_to_believe(project):
     first = (folder / "fusion.h5").read_bytes()
     fuse_scores(folder)
     assert (folder / "fusion.h5").read_bytes() == first
+
+
+def test_the_kind_of_svm_is_the_config_s(project):
+    rng = np.random.default_rng(0)
+    names, labels = [f"t{number}" for number in range(24)], np.arange(24) % 3
+    tested, trained = ({stream: rng.normal(size=(n, 1, 3)) for stream in ("rgb", "flow")} for n in (4, 24))
+    inputs = {}
+    for stream in ("rgb", "flow"):
+        stored(stream, tested[stream])
+        inputs |= part("train", stream, trained[stream], labels, videos=names)
+    asked, learned = (stack_streams([softmax(found[:, 0]) for found in one.values()]) for one in (tested, trained))
+    fused = {}
+    for kind in ("one-vs-rest", "crammer-singer"):
+        folder = fusion_of(inputs, svm={"c": 1.0, "multi_class": kind})
+        assert fuse_scores(folder)["protocol"]["svm"]["multi_class"] == kind
+        fused[kind] = read_predictions(folder).scores
+        expected = train_svm(learned, labels, classes=3, multi_class=kind).scores(asked)
+        assert fused[kind] == pytest.approx(expected, abs=1e-4)
+    assert np.abs(fused["one-vs-rest"] - fused["crammer-singer"]).max() > 0.01
+    folder = fusion_of(inputs, svm={"c": 1.0})
+    fuse_scores(folder)
+    assert np.array_equal(read_predictions(folder).scores, fused["one-vs-rest"]), "the usual kind"
 
 
 def test_other_parts_are_evaluated_against_their_own_lists(project):

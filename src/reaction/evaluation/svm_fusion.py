@@ -11,9 +11,10 @@ through scikit-learn.
 What the paper leaves unsaid, and what we chose:
 - the training videos' scores come from the networks that were trained on those videos, and are surer of themselves than
   the test videos' are; nothing else is left to train on in the official splits;
-- `cost`, LIBLINEAR's C: 1;
-- `multi_class`: "one-vs-rest", with the squared hinge loss; "crammer-singer" is the joint formulation (Crammer &
-  Singer, JMLR 2001). The paper says "multi-class linear SVM";
+- LIBLINEAR's C: the protocol's `svm.c`, 1;
+- which multi-class SVM, of which the paper says no more than "multi-class linear SVM": `svm.multi_class`, by default
+  "one-vs-rest" with the squared hinge loss, LIBLINEAR's own default, a plane per class against all others; or
+  "crammer-singer", all planes at once (Crammer & Singer, JMLR 2001);
 - the bias is one more weight of a constant input 1, regularised as the others are, as LIBLINEAR has it.
 """
 
