@@ -18,7 +18,7 @@ from reaction.doctor import NETWORKS, PICTURES, SIZES, Need, doctor, needs, obst
 from reaction.machine import Finding
 from reaction.params import load
 from reaction.plan import Plan
-from reaction.training.run import build_network
+from reaction.training.networks import build_network
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "scale.md"

@@ -81,7 +81,8 @@ def flow(project) -> Results:
 def train(project) -> Results:
     from safetensors.numpy import load_file
 
-    from reaction.training.run import train_run, training_clips
+    from reaction.training.inputs import training_clips
+    from reaction.training.run import train_run
 
     training = {"epochs": 3, "warmup_epochs": 1, "holdout": 0.3, "learning_rate": 0.1, "weight_decay": 0.1}
     # Trained statistics that stay as they are: from scratch, six steps blow rounding up to a hundredth. No dropout,
@@ -136,7 +137,7 @@ def attend(project) -> Results:
 
 
 def score(project) -> Results:
-    from reaction.training.run import score_run
+    from reaction.training.scoring import score_run
 
     run, maps = formula_run(project, maps=LEARNED), formula_maps(project, normalise=False)
     protocol = {"segments": 3, "crops": 10, "sampler": "tsn"}
@@ -337,7 +338,7 @@ def looking_at(project, run: str) -> dict[str, str]:
 
 def formula_run(project, maps: dict[str, Any] | None = None) -> str:
     """A run whose weights come from a formula, so that no change of the training moves them."""
-    from reaction.training.run import MODEL, build_network
+    from reaction.training.networks import MODEL, build_network
 
     folder = project.run("formula", network=NETWORK, maps=maps or {"source": "constant", "value": 0.1})
     config = read_json(f"{folder}/config.json")["config"]

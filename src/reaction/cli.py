@@ -186,7 +186,7 @@ def _agree(options: argparse.Namespace) -> None:
 
 def _score(options: argparse.Namespace) -> None:
     from reaction.evaluation.fuse import evaluate_scores
-    from reaction.training.run import score_run
+    from reaction.training.scoring import score_run
 
     score_run(options.folder, workers=_loaders(options), threads=options.threads)
     evaluate_scores(options.folder)

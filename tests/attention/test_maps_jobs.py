@@ -27,7 +27,10 @@ from reaction.data.store import Maps, MapWriter, shard_name, shard_of
 from reaction.files import read_json, sha256
 from reaction.models.inception_v3 import FIRST_CONV
 from reaction.models.weights import cpu_copy, write_weights
-from reaction.training.run import load_run, open_features, score, score_run, train_run
+from reaction.training.inputs import open_features
+from reaction.training.networks import load_run
+from reaction.training.run import train_run
+from reaction.training.scoring import score, score_run
 
 LAYER = "Mixed_6e"
 LAYERS = ["Mixed_7a", "Mixed_5d", "Mixed_7c", "Mixed_6e"]  # 112 pixels: 2 x 2, 11 x 11, 2 x 2, 5 x 5

@@ -20,20 +20,12 @@ from reaction.models.cnn_m import CNNM
 from reaction.models.inception_v3 import FIRST_CONV, InceptionV3
 from reaction.models.vgg import VGG16
 from reaction.models.weights import WeightsError, fold_input, write_weights
+from reaction.training.inputs import entering_maps, open_features, training_clips
+from reaction.training.job import write_rows
 from reaction.training.loop import StopEarly
-from reaction.training.run import (
-    MODEL,
-    RunError,
-    build_network,
-    entering_maps,
-    load_run,
-    open_features,
-    score_run,
-    stream_of,
-    train_run,
-    training_clips,
-    write_rows,
-)
+from reaction.training.networks import MODEL, RunError, build_network, load_run, stream_of
+from reaction.training.run import train_run
+from reaction.training.scoring import score_run
 
 CONCAT = {"network": {"entry": "concat", "map_channel": "zero"}, "maps": {"source": "constant", "value": 0.1}}
 LEARNED = {"source": "learned", "dead": 0.1}

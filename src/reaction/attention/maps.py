@@ -36,7 +36,9 @@ from reaction.data.store import Maps, MapWriter, Shards, shard_name, shard_of
 from reaction.files import read_json, write_json
 from reaction.models.tsn import TSN
 from reaction.models.weights import cpu_copy, write_weights
-from reaction.training.run import be_deterministic, device, entering_maps, load_run, open_features, write_rows
+from reaction.training.inputs import entering_maps, open_features
+from reaction.training.job import be_deterministic, device, write_rows
+from reaction.training.networks import load_run
 
 NET = "attention_net.safetensors"
 FRAMES_AT_ONCE = 32

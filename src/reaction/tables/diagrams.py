@@ -85,7 +85,7 @@ def stream_net(stream: str, network: Mapping[str, Any], classes: int) -> StreamN
     """The network that a run's `network` block describes."""
     import torch
 
-    from reaction.training.run import build_network
+    from reaction.training.networks import build_network
 
     with torch.device("meta"):
         model = build_network(network, stream=stream, classes=classes)

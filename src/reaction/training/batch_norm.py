@@ -1,0 +1,136 @@
+"""Batch normalisation whose groups are a parameter: a training is the same however many processes share its batch.
+
+PyTorch's own layers normalise what one process happens to hold, so that two processes train another network than one
+(and its SyncBatchNorm is for GPUs only). Here a layer normalises over the whole batch, summed over the processes, or
+over groups of `bn_group` videos, each of which one process holds whole. The statistics kept for the test move once a
+step, towards the mean over all groups of the batch.
+
+Goyal et al. 2017, section 2.3, is the reason: the size of a group changes the loss, so it must not follow the machine.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.autograd import Function
+from torch.nn import functional as F
+
+
+@dataclass(frozen=True)
+class Share:
+    """What one process does of a batch.
+
+    videos: their indices.  groups: how many of them are normalised together, in order; None when the whole batch is.
+    idle: the batch has none for this process. One video stands in, for the others wait for every process; it does not
+    count in any sum.
+    """
+
+    videos: list[int]
+    groups: list[int] | None = None
+    idle: bool = False
+
+
+@dataclass
+class Layout:
+    """The share of the step that is computed now, which the layers of one network look at."""
+
+    share: Share = field(default_factory=lambda: Share([]))
+
+    @property
+    def counts(self) -> float:
+        """1, or 0 in an idle process: the factor of everything that is summed over processes."""
+        return 0.0 if self.share.idle else 1.0
+
+
+def shares(batch: Sequence[int], world: int, group: int | None) -> list[Share]:
+    """A batch of videos over `world` processes: whole groups to each, in turn, or single videos without a `group`."""
+    if group is None:
+        taken = [Share(list(batch[rank::world])) for rank in range(world)]
+    else:
+        groups = _groups(batch, group)
+        mine = [groups[rank::world] for rank in range(world)]
+        taken = [Share([v for one in own for v in one], [len(one) for one in own]) for own in mine]
+    stand_in = Share([batch[0]], None if group is None else [1], idle=True)
+    return [share if share.videos else stand_in for share in taken]
+
+
+def _groups(batch: Sequence[int], size: int) -> list[list[int]]:
+    """Groups of `size`; a last one of a single video, which has no variance of its own, joins the one before."""
+    groups = [list(batch[i : i + size]) for i in range(0, len(batch), size)]
+    if len(groups) > 1 and len(groups[-1]) == 1:
+        groups[-2:] = [groups[-2] + groups[-1]]
+    return groups
+
+
+def regroup(model: nn.Module, layout: Layout) -> None:
+    """Turn the BatchNorm2d layers of `model`, in place, into layers that look at `layout`; names and weights stay."""
+    for module in model.modules():
+        if type(module) is nn.BatchNorm2d:
+            module.__class__ = GroupedBatchNorm2d  # a new layer would have to be put in its parent's place
+            module.layout = layout
+
+
+class GroupedBatchNorm2d(nn.BatchNorm2d):
+    """BatchNorm2d over the groups of a `layout`; in evaluation mode, frozen layers too, it is its parent."""
+
+    layout: Layout
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The normalised x (rows, C, H, W), whose rows are those of the share's videos, equally many each."""
+        if not self.training:
+            return super().forward(x)
+        whole = self.layout.share.groups is None
+        y, mean, variance = self._over_processes(x) if whole else self._over_groups(x)
+        self._keep(mean, variance)
+        return y
+
+    def _over_processes(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Statistics (C,) of the batch over all processes; two passes, since sums of squares cancel in float32."""
+        wide, counts = x.float(), self.layout.counts
+        rows = _sum(wide.new_tensor([counts * x.numel() / x.shape[1]]))
+        mean = _sum(wide.sum((0, 2, 3)) * counts) / rows  # (C,)
+        centred = wide - mean[:, None, None]
+        variance = _sum(centred.square().sum((0, 2, 3)) * counts) / rows  # (C,)
+        y = centred * (torch.rsqrt(variance + self.eps) * self.weight)[:, None, None] + self.bias[:, None, None]
+        return y.to(x.dtype), mean, variance * rows / (rows - 1)
+
+    def _over_groups(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Each group with its own statistics; those returned (C,) are the mean over the groups of all processes."""
+        groups = self.layout.share.groups
+        rows = len(x) // sum(groups)
+        sums = torch.zeros(2, self.num_features + 1, device=x.device)  # of means, of variances; how many
+        parts = []
+        for part in x.split([size * rows for size in groups]):
+            own = torch.zeros(2, self.num_features, device=x.device)
+            parts.append(F.batch_norm(part, own[0], own[1], self.weight, self.bias, True, 1.0, self.eps))
+            sums += F.pad(own, (0, 1), value=1.0) * self.layout.counts
+        sums = _sum(sums)
+        mean, variance = sums[:, :-1] / sums[:, -1:]
+        return torch.cat(parts), mean, variance
+
+    @torch.no_grad()
+    def _keep(self, mean: Tensor, variance: Tensor) -> None:
+        self.num_batches_tracked += 1
+        self.running_mean.lerp_(mean.detach(), self.momentum)
+        self.running_var.lerp_(variance.detach(), self.momentum)
+
+
+def _sum(x: Tensor) -> Tensor:
+    """The sum of x over the processes, the same bits in each; a gradient flows back to every one of them."""
+    return _Sum.apply(x) if dist.is_initialized() and dist.get_world_size() > 1 else x
+
+
+class _Sum(Function):
+    @staticmethod
+    def forward(ctx, x: Tensor) -> Tensor:
+        total = x.clone()
+        dist.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> Tensor:
+        total = gradient.contiguous().clone()
+        dist.all_reduce(total)
+        return total

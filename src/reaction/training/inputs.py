@@ -1,0 +1,82 @@
+"""What a run reads: the videos of its split, their features, and the maps that enter its network."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from reaction.clips.loader import Augmentation, TestClips, TrainClips
+from reaction.clips.maps import ConstantMaps, FrameMaps, StoredMaps
+from reaction.data.index import Video, part_videos
+from reaction.data.splits import hold_out
+from reaction.data.store import Maps, Shards
+from reaction.files import read_json
+from reaction.training.networks import RunError, stream_of
+
+
+def training_clips(
+    config: Mapping[str, Any], inputs: Mapping[str, str], holdout: float = 0.0
+) -> tuple[TrainClips, TestClips | None]:
+    """The clips a run learns from, and the centre crops it is measured on after each epoch, if groups are held out.
+
+    Grad-CAM maps of the true label tell the held-out clips' label as well: what is measured with them compares epochs,
+    and is no estimate of a test, which knows learned maps only.
+    """
+    videos = part_videos(inputs["index"], config["split"], "train")
+    training, heldout = hold_out(videos, holdout, seed=config["seed"])
+    segments = config["network"]["segments"]
+    shared = _shared(config, config, inputs)
+    augmentation = Augmentation(**config["augmentation"])
+    clips = TrainClips(training, segments=segments, augmentation=augmentation, seed=config["seed"], **shared)
+    return clips, TestClips(heldout, segments=segments, crops=1, sampler="tsn", **shared) if heldout else None
+
+
+def scored_clips(config: Mapping[str, Any], inputs: Mapping[str, str], run: Mapping[str, Any]) -> TestClips:
+    """The views that a `score` job measures `run`, a trained run's own parameters, by.
+
+    Raises RunError where the split has no such videos.
+    """
+    part = config.get("part", "test")
+    videos = _scored_videos(part, config, inputs, run)
+    if not videos:
+        raise RunError(f"{inputs['index']} has no {part} videos in {config['split']}")
+    protocol = {key: config["protocol"][key] for key in ("segments", "crops", "sampler")}
+    return TestClips(videos, **protocol, **_shared(config, run, inputs))
+
+
+def entering_maps(maps: Mapping[str, Any] | None, folder: str | None) -> FrameMaps | None:
+    """What a `maps` block describes: nothing, one constant, or the maps stored in `folder`."""
+    if maps is None:
+        return None
+    if maps["source"] == "constant":
+        return ConstantMaps(maps["value"])
+    if folder is None:
+        raise RunError(f"maps from {maps['source']!r} need a folder: config.json has no inputs.maps")
+    return StoredMaps(Maps(folder), dead=maps["dead"])
+
+
+def open_features(folder: str) -> Shards:
+    """The shards of a features folder, each checked against the folder's own config."""
+    return Shards(folder, expect=read_json(Path(folder) / "config.json")["config"])
+
+
+def _scored_videos(
+    part: str, config: Mapping[str, Any], inputs: Mapping[str, str], run: Mapping[str, Any]
+) -> list[Video]:
+    if part != "heldout":
+        return part_videos(inputs["index"], config["split"], part)
+    if run["split"] != config["split"]:
+        raise RunError(f"the groups held out of {run['split']} say nothing about {config['split']}")
+    share = run["training"]["holdout"]
+    if not share:
+        raise RunError(f"{inputs['run']} held no groups out: give its stream a `holdout:` above 0")
+    return hold_out(part_videos(inputs["index"], run["split"], "train"), share, seed=run["seed"])[1]
+
+
+def _shared(config: Mapping[str, Any], run: Mapping[str, Any], inputs: Mapping[str, str]) -> dict[str, Any]:
+    """What the clips of `run` have in common, whatever they are for; the maps are those of `config`."""
+    return {
+        "frames": open_features(inputs["features"]),
+        "stream": stream_of(run),
+        "input": run["network"]["input"],
+        "maps": entering_maps(config["maps"], inputs.get("maps")),
+    }

@@ -1,0 +1,117 @@
+"""From a run's own parameters to its network: built, started from weights, or trained and read back.
+
+Nothing here trains, so that a job that only looks through a network does not pay for importing what does.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load_file
+from torch import Tensor
+
+from reaction.clips.loader import Stream
+from reaction.files import read_json, sha256
+from reaction.models.bn_inception import BNInception
+from reaction.models.cnn_m import CNNM
+from reaction.models.inception_v3 import InceptionV3
+from reaction.models.st_attention import STAttention
+from reaction.models.tsn import TSN
+from reaction.models.vgg import VGG16
+from reaction.models.weights import check, download, load_pretrained, read_weights, start_classifier
+from reaction.training.job import tell
+
+MODEL = "model.safetensors"
+BACKBONES = {"inception_v3": InceptionV3, "bn_inception": BNInception, "cnn_m_2048": CNNM, "vgg16": VGG16}
+DOWNLOADS = Path("downloads/weights")
+
+
+class RunError(ValueError):
+    """A run whose folder, inputs or weights do not fit together."""
+
+
+def load_run(folder: Path | str) -> tuple[TSN, dict[str, Any]]:
+    """The trained network of a run, in evaluation mode on the CPU, and the run's own parameters."""
+    folder = Path(folder)
+    config = read_json(folder / "config.json")["config"]
+    state = _read_model(folder)
+    last_layer = BACKBONES[config["network"]["backbone"]].last_layer
+    classes = state[f"backbone.{last_layer}.weight"].shape[0]
+    model = build_network(config["network"], stream=config["stream"], classes=classes)
+    _fit(model, state, folder)
+    return model.eval(), config
+
+
+def build_network(network: Mapping[str, Any], *, stream: str, classes: int) -> TSN:
+    """The untrained network that a run's `network` block describes; draws from torch's global generator."""
+    entry, name = network["entry"], network["backbone"]
+    channels = Stream(stream, network["stack"]).channels + _map_channels(entry)
+    options = {"classes": classes, "channels": channels, "width": network["width"], "dropout": network["dropout"]}
+    if name == "cnn_m_2048":
+        options["second_norm"] = stream != "flow"  # the temporal net has none (Two-Stream, section 5)
+    backbone = BACKBONES[name](**options)
+    consensus = {"consensus": network.get("consensus", "average"), "segments": network["segments"]}
+    if entry is None:
+        return TSN(backbone, partial_bn=network["partial_bn"], **consensus)
+    return STAttention(backbone, entry=entry, partial_bn=network["partial_bn"], **consensus)
+
+
+def stream_of(run: Mapping[str, Any]) -> Stream:
+    """What the network of a run sees, by the run's own parameters."""
+    network = run["network"]
+    return Stream(run["stream"], network["stack"], mean_flow=network.get("mean_flow", False))
+
+
+def load_start(model: TSN, config: Mapping[str, Any], init: str | None) -> dict[str, Any]:
+    """Put the weights that training starts from into `model`, in place; what they were, for provenance.json.
+
+    They are those of the run folder `init`, if there is one, or else what the `weights` block names.
+    """
+    if init is not None:
+        _fit(model, _read_model(Path(init)), Path(init))
+        return {"source": "run", "run": init}
+    weights = config["weights"]
+    if weights["source"] == "none":
+        start_classifier(model.backbone)
+        return {"source": "none"}
+    path = _weights_file(weights)
+    read = read_weights(path)
+    state = {name.removeprefix("backbone."): value for name, value in read.items()}
+    network = config["network"]
+    # A network without a map has map_channel None, and no channel to fill with it.
+    entering = {"extra": _map_channels(network["entry"]), "map_channel": network["map_channel"] or "mean"}
+    # A run's own weights say backbone, and were trained on what the clip loader hands over.
+    public = not any(name.startswith("backbone.") for name in read)
+    coverage = load_pretrained(model.backbone, state, stream=config["stream"], public=public, **entering)
+    tell(f"{path}: {coverage}")
+    return {"source": weights["source"], "file": path.name, "sha256": sha256(path), "coverage": vars(coverage)}
+
+
+def _read_model(folder: Path) -> dict[str, Tensor]:
+    path = folder / MODEL
+    if not path.is_file():
+        raise RunError(f"{path} is missing: `reaction train {folder}` makes it")
+    return load_file(path)
+
+
+def _fit(model: TSN, state: Mapping[str, Tensor], folder: Path) -> None:
+    try:
+        model.load_state_dict(state)
+    except RuntimeError as error:
+        raise RunError(
+            f"the weights in {folder} do not fit the network; are backbone, width, stream, map and consensus alike? "
+            f"{error}"
+        ) from error
+
+
+def _map_channels(entry: str | None) -> int:
+    return 1 if entry == "concat" else 0
+
+
+def _weights_file(weights: Mapping[str, Any]) -> Path:
+    if weights["source"] == "download":
+        return download(weights["url"], weights["sha256"], DOWNLOADS / weights["url"].rsplit("/", 1)[-1])
+    path = Path(weights["path"])
+    if path.is_file() and weights["sha256"]:
+        check(path, weights["sha256"], "put the right file there, or correct `sha256:` in params.yaml")
+    return path
