@@ -287,6 +287,19 @@ def test_only_dependent_videos_are_drawn_by_group_and_no_artifact_moves():
     assert moved(change) == set()
 
 
+def test_an_alternation_s_rounds_are_drawn_as_one_training():
+    plan = Plan(parse(SHIPPED))
+    spec = plan.figure_spec("park2019_ablations_small")
+    folders = {entry["name"]: entry["folders"] for entry in spec["curves"]}
+    epochs, each = SHIPPED["scales"]["small"]["epochs"], SHIPPED["methods"]["st_end_to_end"]["alternation"]
+    rounds = -(-epochs // each["epochs_per_round"])
+    runs = folders["st_end_to_end/flow"]
+    assert len(runs) == len(set(runs)) == rounds * 3, "of three seeds"
+    first = [plan.artifacts[folder].config["training"].get("first_epoch", 0) for folder in runs]
+    assert first == [number * each["epochs_per_round"] for number in range(rounds)] * 3
+    assert len(folders["st_attention/rgb"]) == 3, "phase 1 is a method of its own"
+
+
 def test_figures_show_every_run_and_each_methods_fusion():
     plan = Plan(parse(SHIPPED))
     spec = plan.figure_spec("synthetic")

@@ -464,10 +464,18 @@ class Plan:
         for result in self.tables[name]:
             method, _ = of_row(result.method, table.protocol)
             if result.stream != "fusion":
-                curves[f"{method}/{result.stream}"][result.artifact.inputs["run"].folder] = None
+                runs = dict.fromkeys(one.folder for one in self._stages_of(method, result.artifact.inputs["run"]))
+                curves[f"{method}/{result.stream}"] |= runs
             if result.stream == _shown(self.params.methods[method], table)[-1]:
                 per_class[f"{result.method}/{result.stream}"][result.artifact.folder] = None
         return {"curves": _drawn(curves), "per_class": _drawn(per_class)}
+
+    def _stages_of(self, method: str, run: Artifact) -> list[Artifact]:
+        """The rounds of an alternation, which are one training, from the first to this; of other methods the run."""
+        stages = [run]
+        while self.params.methods[method].alternation is not None and "init" in stages[0].inputs:
+            stages.insert(0, stages[0].inputs["init"])
+        return stages
 
     def thesis_spec(self, name: str) -> dict[str, Any]:
         """What the `thesis` command draws, as JSON."""
@@ -505,10 +513,7 @@ class Plan:
         """Per stream the runs that follow each other, end to end and in two phases, and what their maps took."""
         drawn = []
         for stream in ("rgb", "flow"):
-            last = self.run(run.of(figures.end_to_end), stream)
-            rounds = [last]
-            while "init" in rounds[0].inputs:
-                rounds.insert(0, rounds[0].inputs["init"])
+            rounds = self._stages_of(figures.end_to_end, self.run(run.of(figures.end_to_end), stream))
             two = [self.run(run.of(row), stream) for row in (figures.before, figures.after)]
             drawn += [
                 {"name": f"{name}/{stream}", "stages": [_stage(one) for one in stages]}

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from reaction.files import write_text
-from reaction.tables.figures import FigureError, confusion_matrix, figures, pooled, read_history, read_per_class
+from reaction.tables.figures import FigureError, confusion_matrix, figures, pooled, read_histories, read_history, read_per_class
 
 
 @pytest.fixture
@@ -30,6 +30,20 @@ def test_a_history_is_read_as_columns(spec):
     history = read_history("models/rgb0")
     assert history["loss"].tolist() == [2, 1, 2 / 3, 0.5]
     assert history["top1"].tolist() == [0, 0.25, 0.5, 0.75]
+
+
+def test_rounds_that_go_on_from_each_other_are_one_run(spec):
+    for name, epochs in (("round0", (0, 1)), ("round1", (2, 3)), ("round2", (4,))):
+        rows = "".join(f"{epoch},{10 - epoch},{epoch / 8}\n" for epoch in epochs)
+        write_text(f"models/{name}/history.csv", f"epoch,loss,top1\n{rows}")
+    rounds = [f"models/round{number}" for number in range(3)]
+    alone, chain, again = read_histories(["models/rgb0", *rounds, *rounds])
+    assert alone["loss"].tolist() == [2, 1, 2 / 3, 0.5]
+    assert chain["epoch"].tolist() == [0, 1, 2, 3, 4]
+    assert chain["loss"].tolist() == again["loss"].tolist() == [10, 9, 8, 7, 6]
+    for wrong in (rounds[1:], [rounds[0], rounds[2]], ["models/rgb0", rounds[1]]):
+        with pytest.raises(FigureError, match=r"round\d/history\.csv begins at epoch \d, which goes on from no folder"):
+            read_histories(wrong)
 
 
 def test_classes_are_pooled_over_videos_not_over_runs(spec):

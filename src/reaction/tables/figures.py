@@ -59,11 +59,12 @@ def figures(spec: Mapping[str, Any], stem: Path) -> None:
     """Write <stem>_curves and <stem>_per_class, each as .png and .svg.
 
     `spec` holds `curves` and `per_class`: lists of `name` (`method/stream`) and `folders`, those of its runs or of
-    their scores. Raises FigureError naming the key or file that is missing or broken.
+    their scores; a run in rounds has a folder for each, one after the other. Raises FigureError naming the key or file
+    that is missing or broken.
     """
     if missing := {"curves", "per_class"} - set(spec):
         raise FigureError(f"the specification of {stem} lacks {', '.join(sorted(missing))}")
-    curves = {entry["name"]: [read_history(folder) for folder in entry["folders"]] for entry in spec["curves"]}
+    curves = {entry["name"]: read_histories(entry["folders"]) for entry in spec["curves"]}
     counts = {entry["name"]: [read_per_class(folder) for folder in entry["folders"]] for entry in spec["per_class"]}
     training_curves(curves, Path(f"{stem}_curves"))
     class_accuracies({name: pooled(tables) for name, tables in counts.items()}, Path(f"{stem}_per_class"))
@@ -73,6 +74,26 @@ def read_history(folder: Path | str) -> History:
     """The epochs of a run: `epoch` from 0, `loss` and `top1` (a fraction) on the training clips."""
     rows = read_columns(Path(folder) / "history.csv", ("epoch", "loss", "top1"))
     return {key: np.array([float(row[key]) for row in rows]) for key in rows[0]}
+
+
+def read_histories(folders: Sequence[Path | str]) -> list[History]:
+    """The history of every run. A folder whose epochs do not begin at 0 goes on with the run of the folder before.
+
+    Raises FigureError naming the folder whose epochs do not follow on from those before it.
+    """
+    runs: list[History] = []
+    for folder in folders:
+        found = read_history(folder)
+        if found["epoch"][0] == 0:
+            runs.append(found)
+        elif runs and runs[-1]["epoch"][-1] + 1 == found["epoch"][0]:
+            runs[-1] = {key: np.concatenate([runs[-1][key], found[key]]) for key in found}
+        else:
+            raise FigureError(
+                f"{folder}/history.csv begins at epoch {found['epoch'][0]:.0f}, which goes on from no folder before it: "
+                "list a run's rounds in their order."
+            )
+    return runs
 
 
 def read_per_class(folder: Path | str) -> PerClass:
