@@ -36,7 +36,8 @@ def test_scoring_and_looking_import_nothing_that_only_training_needs(small_proje
     maps = small_project.freeze("gradcam", "g", looked, inputs)
     command = [sys.executable, "-c", SCORE_AND_LOOK, scores, maps]
     imported = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
-    assert Path(scores, "scores.h5").exists() and list(Path(maps).glob("shard-*.h5"))
+    assert Path(scores, "scores.h5").exists()
+    assert list(Path(maps).glob("shard-*.h5"))
     assert "torch" in imported
     assert not TRAINING_ONLY & set(imported)
 
