@@ -27,7 +27,7 @@ def test_both_yaml_dialects_read_the_same_parameters(values):
 
 
 def test_a_number_that_one_dialect_reads_as_text_is_a_number(values):
-    values["methods"]["tsn"]["streams"]["rgb"]["learning_rate"] = "1e-3"
+    values["schedules"]["tsn_rgb"]["learning_rate"] = "1e-3"
     assert parse(values).methods["tsn"].streams["rgb"].learning_rate == 0.001
 
 
@@ -68,6 +68,8 @@ def test_a_wrong_type_is_named_with_what_was_found(values):
         (("scales", "tiny", "features", "rgb"), "rgb-1x1"),
         (("methods", "st_attention", "init"), "st_phase0"),
         (("methods", "tsn", "weights"), "coco"),
+        (("methods", "tsn", "streams", "flow"), "tsn_flwo"),
+        (("methods", "st_attention", "attention", "net"), "st_atention"),
         (("tables", "synthetic", "comparisons"), [["tsn/rgb", "tsn/audio"]]),
     ],
 )
@@ -81,6 +83,34 @@ def test_a_name_that_does_not_exist_lists_those_that_do(values, path, name):
         parse(changed)
 
 
+def test_a_schedule_and_an_attention_net_may_be_named_or_written_out(values):
+    written = deepcopy(values)
+    method = written["methods"]["st_attention"]
+    method["streams"] = {stream: values["schedules"][f"st_attention_{stream}"] for stream in ("rgb", "flow")}
+    method["attention"]["net"] = values["attention_nets"]["st_attention"]
+    assert parse(written) == parse(values)
+    method["streams"]["rgb"] = method["streams"]["rgb"] | {"batch": 7}
+    changed = {name for name, one in parse(written).methods.items() if one.streams["rgb"].batch == 7}
+    assert changed == {"st_attention"}
+
+
+def test_an_unknown_schedule_is_named_with_its_path_and_the_known_ones(values):
+    values["methods"]["tsn"]["streams"]["flow"] = "tsn_flwo"
+    with pytest.raises(
+        ParamsError, match=r"^params\.yaml:\n  methods\.tsn\.streams\.flow: `tsn_flwo` is none of .*tsn_flow"
+    ):
+        parse(values)
+
+
+def test_a_mistake_in_a_schedule_is_told_once_and_not_for_every_method(values):
+    values["schedules"]["tsn_rgb"]["batch"] = 0
+    with pytest.raises(ParamsError) as error:
+        parse(values)
+    assert str(error.value).startswith("params.yaml:\n  schedules.tsn_rgb.batch: ")
+    assert str(error.value).count("greater than 0") == 1
+    assert "methods" not in str(error.value)
+
+
 def test_flow_features_cannot_be_given_to_the_rgb_stream(values):
     values["scales"]["tiny"]["features"]["rgb"] = "flow-128x96"
     with pytest.raises(ParamsError, match="`flow-128x96` is flow"):
@@ -91,10 +121,10 @@ def test_flow_features_cannot_be_given_to_the_rgb_stream(values):
     ("path", "value", "message"),
     [
         (("methods", "st_phase1", "init"), "st_attention", r"methods\.st_phase1: .*lead back to it"),
-        (("methods", "st_attention", "streams", "flow", "stack"), 5, r"st_attention\.streams\.flow\.stack: must equal"),
+        (("schedules", "st_attention_flow", "stack"), 5, r"st_attention\.streams\.flow\.stack: must equal"),
         (("methods", "st_attention", "map", "entry"), "multiply", r"st_attention\.map: must equal"),
         (("methods", "st_attention", "attention", "from"), "st_attention", "lead back to it"),
-        (("methods", "tsn", "streams", "rgb", "holdout"), 1.0, r"holdout.*less than 1, got 1\.0"),
+        (("schedules", "tsn_rgb", "holdout"), 1.0, r"schedules\.tsn_rgb\.holdout.*less than 1, got 1\.0"),
         (("weights", "imagenet", "sha256"), None, "needs `url:` and `sha256:`"),
         (("protocols", "tsn", "fusion", "flow"), 0, r"protocols\.tsn\.fusion\.flow.*greater than 0"),
         (("scales", "tiny", "features"), {"rgb": "rgb-128x96"}, r"scales\.tiny\.features: `flow` is none of rgb"),

@@ -48,7 +48,7 @@ def test_the_same_parameters_give_the_same_folders():
 
 def test_a_parameter_of_phase_two_moves_phase_two_and_what_hangs_below():
     def change(values):
-        values["methods"]["st_attention"]["streams"]["rgb"]["weight_decay"] = 0.001
+        values["schedules"]["st_attention_rgb"]["weight_decay"] = 0.001
 
     assert moved(change) == {
         ("train", "st_attention", "rgb"),
@@ -59,7 +59,7 @@ def test_a_parameter_of_phase_two_moves_phase_two_and_what_hangs_below():
 
 def test_a_parameter_of_phase_one_moves_the_maps_and_phase_two():
     def change(values):
-        values["methods"]["st_phase1"]["streams"]["rgb"]["weight_decay"] = 0.001
+        values["schedules"]["st_phase1_rgb"]["weight_decay"] = 0.001
 
     rules = moved(change)
     assert ("train", "st_attention", "flow") in rules, "its maps come from the changed RGB net"
@@ -199,9 +199,7 @@ def test_an_option_that_is_not_taken_moves_no_hash():
 
 
 def test_weights_of_a_fusion_are_swept_on_held_out_training_groups():
-    streams = {
-        stream: recipe | {"holdout": 0.2} for stream, recipe in SHIPPED["methods"]["st_phase1"]["streams"].items()
-    }
+    streams = {stream: SHIPPED["schedules"][f"st_phase1_{stream}"] | {"holdout": 0.2} for stream in ("rgb", "flow")}
     method = SHIPPED["methods"]["st_phase1"] | {"streams": streams}
     swept = {k: v for k, v in SHIPPED["protocols"]["centre"].items() if k != "fusion"} | {
         "sweep": {"rgb": [1.0], "flow": [0.5, 1.0, 2.0]}
@@ -272,7 +270,7 @@ def test_the_ceilings_told_are_those_that_are_proved():
 
 def test_a_holdout_moves_the_training():
     def change(values):
-        values["methods"]["tsn"]["streams"]["rgb"]["holdout"] = 0.2
+        values["schedules"]["tsn_rgb"]["holdout"] = 0.2
 
     assert moved(change) == {("train", "tsn", "rgb"), ("score", "tsn", "rgb"), ("fuse", "tsn", "fusion")}
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
 
 Stream = Literal["rgb", "flow", "rgbdiff"]
 MODALITY = {"rgb": "rgb", "flow": "flow", "rgbdiff": "rgb"}  # the features a stream reads
@@ -214,7 +214,7 @@ class Attention(Model):
     )
     train_maps: Literal["gradcam-true", "gradcam-predicted", "learned"]
     every: Positive = Field(description="a map for every n-th frame; the frames between read the one before")
-    net: AttentionNet
+    net: AttentionNet = Field(description="written out, or a key of `attention_nets:`")
 
 
 class Alternation(Model):
@@ -233,7 +233,7 @@ class Method(Model):
     partial_bn: bool = Field(
         description="takes effect with pretrained weights only: an untrained net's statistics say nothing"
     )
-    streams: dict[Stream, StreamRecipe]
+    streams: dict[Stream, StreamRecipe] = Field(description="each written out, or a key of `schedules:`")
     weights: str = Field(description="a key of `weights:`")
     init: str | None = Field(None, description="the method whose run of the same split, seed and stream is the start")
     map: MapInput | None = None
@@ -362,11 +362,23 @@ class Params(Model):
     datasets: dict[str, Dataset]
     features: dict[str, Feature]
     weights: dict[str, Weights]
+    schedules: dict[str, StreamRecipe] = {}
+    attention_nets: dict[str, AttentionNet] = {}
     methods: dict[str, Method]
     scales: dict[str, Scale]
     protocols: dict[str, Protocol]
     tables: dict[str, Table]
     figures: dict[str, Figures] = {}
+
+    @field_validator("methods", mode="before")
+    @classmethod
+    def _without_names(cls, methods: Any, info: ValidationInfo) -> Any:
+        """Names of schedules and of attention networks give way to what they stand for."""
+        if not {"schedules", "attention_nets"} <= info.data.keys():
+            return {}  # one of these is wrong and said to be; without it every method would seem wrong too
+        if not isinstance(methods, Mapping):
+            return methods
+        return {name: _written_out(f"methods.{name}", method, info.data) for name, method in methods.items()}
 
     @model_validator(mode="after")
     def _names_exist(self) -> "Params":
@@ -513,6 +525,27 @@ class Params(Model):
             )
 
 
+def _written_out(key: str, method: Any, among: Mapping[str, Any]) -> Any:
+    """A method as read, with schedules and attention networks instead of their names; what is odd stays as it is."""
+    if not isinstance(method, Mapping):
+        return method
+    streams, attention, written = method.get("streams"), method.get("attention"), dict(method)
+    if isinstance(streams, Mapping):
+        named = among["schedules"]
+        written["streams"] = {one: _looked_up(f"{key}.streams.{one}", streams[one], named) for one in streams}
+    if isinstance(attention, Mapping) and "net" in attention:
+        net = _looked_up(f"{key}.attention.net", attention["net"], among["attention_nets"])
+        written["attention"] = {**attention, "net": net}
+    return written
+
+
+def _looked_up(key: str, given: Any, among: Mapping[str, Any]) -> Any:
+    if not isinstance(given, str):
+        return given
+    _known(key, given, among)
+    return among[given]
+
+
 def _known(key: str, name: Any, among: Collection[Any]) -> None:
     if name not in among:
         raise ValueError(f"{key}: `{name}` is none of {', '.join(map(str, among))}")
@@ -542,7 +575,8 @@ def _explain(error: Mapping[str, Any]) -> str:
     if error["type"] == "missing":
         return f"  {key}: missing; write\n{_as_yaml(path)}"
     if error["type"] == "value_error":
-        return f"  {key + ': ' if key else ''}{error['ctx']['error']}"
+        text = str(error["ctx"]["error"])
+        return f"  {text}" if not key or text.startswith(f"{key}.") else f"  {key}: {text}"
     return f"  {key}: {error['msg']}, got {error['input']!r}; write\n{_as_yaml(path)}"
 
 

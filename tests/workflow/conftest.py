@@ -34,7 +34,7 @@ def miniature(shipped: dict[str, Any]) -> dict[str, Any]:
         "every": 4,
     }
     values["protocols"]["centre"]["segments"] = 2
-    values["methods"]["st_attention"]["attention"]["net"] |= {"hidden": 8, "frames_per_video": 2}
+    values["attention_nets"]["st_attention"] |= {"hidden": 8, "frames_per_video": 2}
     values["tables"] = {"synthetic": values["tables"]["synthetic"] | {"seeds": [0]}}
     values["figures"] = {}
     return values

@@ -4,7 +4,7 @@ from collections import Counter
 
 import yaml
 
-WEIGHT_DECAY = ("methods", "tsn", "streams", "rgb", "weight_decay")
+WEIGHT_DECAY = ("schedules", "tsn_rgb", "weight_decay")
 RETRAINED = Counter(train=1, score=1, fuse=1, table=1, figure=1)
 
 
@@ -66,15 +66,30 @@ def test_snakemake_first_then_dvc_recomputes_nothing(made):
 
 
 def test_an_experiment_records_the_result_of_its_own_parameter(made):
-    ran = made.jobs("dvc", "exp", "run", "--set-param", "methods.tsn.streams.rgb.weight_decay=0.00001")
+    ran = made.jobs("dvc", "exp", "run", "--set-param", "schedules.tsn_rgb.weight_decay=0.00001")
     assert ran == RETRAINED
-    written = yaml.safe_load(made.read("params.yaml"))["methods"]["tsn"]["streams"]["rgb"]["weight_decay"]
+    written = yaml.safe_load(made.read("params.yaml"))["schedules"]["tsn_rgb"]["weight_decay"]
     assert float(written) == 0.00001
     assert not made.jobs("snakemake"), "DVC writes 1e-05, which is text to Snakemake's reader"
 
 
+def test_an_experiment_changes_a_schedule_that_a_method_writes_out(made):
+    values = yaml.safe_load(made.read("params.yaml"))
+    made.edit("methods", "tsn", "streams", "rgb", value=values["schedules"]["tsn_rgb"])
+    made.commit("A schedule written out")
+    assert not made.jobs("snakemake"), "the same numbers in another place"
+    ran = made.jobs("dvc", "exp", "run", "--set-param", "methods.tsn.streams.rgb.weight_decay=0.00001")
+    assert ran == RETRAINED
+
+
+def test_an_experiment_cannot_set_a_number_where_a_schedule_is_named(made):
+    done = made.run("dvc", "exp", "run", "--set-param", "methods.tsn.streams.rgb.weight_decay=0.00001", check=False)
+    assert done.returncode != 0
+    assert yaml.safe_load(made.read("params.yaml"))["methods"]["tsn"]["streams"]["rgb"] == "tsn_rgb"
+
+
 def test_a_parameter_of_phase_two_reruns_only_phase_two(made):
-    made.edit("methods", "st_attention", "streams", "flow", "weight_decay", value=0.1)
+    made.edit("schedules", "st_attention_flow", "weight_decay", value=0.1)
     assert made.jobs("snakemake") == RETRAINED
 
 
