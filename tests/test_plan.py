@@ -285,6 +285,20 @@ def test_only_dependent_videos_are_drawn_by_group_and_no_artifact_moves():
     assert moved(change) == set()
 
 
+def test_maps_of_layers_are_shown_as_grad_cam_of_the_test_videos_and_as_learned():
+    plan = Plan(parse(SHIPPED))
+    drawn = {one.folder: one for one in plan.drawn("park2019_small")}
+    gradcam, learned = plan.thesis_spec("park2019_small")["layers"]["lines"]
+    assert [line["name"] for line in (gradcam, learned)] == ["Grad-CAM", "learned"]
+    layers = ["Mixed_6a", "Mixed_6c", "Mixed_6e"]
+    assert [[layer["name"] for layer in line["layers"]] for line in (gradcam, learned)] == [layers] * 2
+    for layer in gradcam["layers"]:
+        config = drawn[layer["maps"]].config
+        assert (config["label"], config["part"], config["layer"]) == ("true", "test", layer["name"])
+    assert {drawn[layer["maps"]].rule for layer in learned["layers"]} == {"attend"}
+    assert set(drawn) >= {layer["maps"] for line in (gradcam, learned) for layer in line["layers"]}
+
+
 def test_an_alternation_s_rounds_are_drawn_as_one_training():
     plan = Plan(parse(SHIPPED))
     spec = plan.figure_spec("park2019_ablations_small")

@@ -488,18 +488,27 @@ class Plan:
             side: {"name": row, "folders": [self.fusion(one).folder for one in self._runs(table, row)]}
             for side, row in (("before", figures.before), ("after", figures.after))
         }
-        layers = [
-            {"name": "+".join(self._layers(run.of(row))), "maps": self.learned(run.of(row), "rgb").folder}
-            for row in figures.layers
+        lines = [
+            {"name": kind, "layers": [self._layer(run.of(row), one) for row, one in zip(figures.layers, of, strict=True)]}
+            for kind, of in zip(("Grad-CAM", "learned"), self._maps_shown(run, figures), strict=True)
         ]
         return {
             "overlay": {"frames": frames, "maps": self.learned(after, "rgb").folder, "shown": shown},
-            "layers": {"frames": frames, "layers": layers, "shown": shown},
+            "layers": {"frames": frames, "lines": lines, "shown": shown},
             "alternation": self._stages(run, figures),
             "gain": sides,
             "confusions": sides,
             "networks": self._networks(after),
         }
+
+    def _maps_shown(self, run: "_Run", figures: Figures) -> tuple[list[Artifact], list[Artifact]]:
+        """Of each method in `layers` the true label's Grad-CAM maps of the test videos, and the learned maps."""
+        looking = [run.of(row) for row in figures.layers]
+        gradcam = [self.gradcam(one, "rgb", part="test") for one in looking]
+        return gradcam, [self.learned(one, "rgb") for one in looking]
+
+    def _layer(self, run: "_Run", maps: Artifact) -> dict[str, str]:
+        return {"name": "+".join(self._layers(run)), "maps": maps.folder}
 
     def _runs(self, table: Table, row: str) -> list["_Run"]:
         method, protocol = of_row(row, table.protocol)
@@ -536,7 +545,8 @@ class Plan:
         both = (figures.before, figures.after)
         fused = [self.fusion(one) for row in both for one in self._runs(table, row)]
         trained = [self.run(run.of(row), stream) for row in (*both, figures.end_to_end) for stream in ("rgb", "flow")]
-        maps = [self.learned(run.of(row), "rgb") for row in (figures.after, *figures.layers)]
+        maps = [self.learned(run.of(figures.after), "rgb")]
+        maps += [one for of_kind in self._maps_shown(run, figures) for one in of_kind]
         return [self._inputs(run, "rgb")["features"], *fused, *trained, *maps]
 
     def _cell(self, table: Table, result: Result) -> dict[str, Any]:

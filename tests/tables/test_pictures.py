@@ -49,11 +49,15 @@ def test_frames_and_maps_are_read_as_the_network_reads_them():
 
 def test_pictures_are_drawn_with_their_names():
     overlay_figure(shown(), Path("overlay"))
-    layers = {"layers": [{"name": "Mixed_7a", "maps": "cams"}, {"name": "Mixed_7c", "maps": "dead"}]}
-    layer_figure(shown() | layers, Path("layers"))
+    layers = [{"name": "Mixed_7a", "maps": "cams"}, {"name": "Mixed_7c", "maps": "dead"}]
+    lines = [{"name": kind, "layers": layers} for kind in ("Grad-CAM", "learned")]
+    layer_figure(shown() | {"lines": lines}, Path("layers"))
     said = Path("layers.svg").read_text()
-    assert [f"<!-- {name} -->" in said for name in ("frame", "Mixed_7a", "Mixed_7c", "golf")] == [True] * 4
-    assert Path("overlay.svg").read_text().count("<image ") >= 3
+    for name, times in {"frame": 1, "Mixed_7a": 1, "Mixed_7c": 1, "golf": 1, "Grad-CAM": 1, "learned": 1}.items():
+        assert said.count(f"<!-- {name} -->") == times, name
+    scale = 1  # the scale of colours is a picture, too
+    assert said.count("<image ") == 1 + 2 * 2 + scale, "the frame once, a map for each layer and kind"
+    assert Path("overlay.svg").read_text().count("<image ") == 3 + scale
     assert Path("overlay.png").stat().st_size > 0
 
 
@@ -70,3 +74,18 @@ def test_one_row_may_have_maps_of_its_own():
     overlay_figure(shown(maps="dead") | {"maps": "none"}, Path("overlay"))
     with pytest.raises(FigureError, match="no map to draw: none holds no shards"):
         overlay_figure(shown() | {"maps": "none"}, Path("overlay"))
+
+
+def test_of_many_frames_two_stand_abreast():
+    five = {"frames": "frames", "maps": "cams", "shown": [shown(title=f"golf {k}")["shown"][0] for k in range(5)]}
+    overlay_figure(five, Path("many"))
+    said = Path("many.svg").read_text()
+    assert [said.count(f"<!-- {name} -->") for name in ("frame", "map", "both")] == [2, 2, 2]
+    assert [said.count(f"<!-- golf {k} -->") for k in range(5)] == [1] * 5
+    assert said.count("<image ") == 5 * 3 + 1
+
+
+def test_lines_show_the_same_layers():
+    lines = [{"name": kind, "layers": [{"name": kind, "maps": "cams"}]} for kind in ("one", "other")]
+    with pytest.raises(FigureError, match=r"layers: every line shows the same layers.*\('one',\), \[\('other',\)\]"):
+        layer_figure(shown() | {"lines": lines}, Path("layers"))
