@@ -5,7 +5,15 @@ import numpy as np
 import pytest
 
 from reaction.files import write_text
-from reaction.tables.figures import FigureError, confusion_matrix, figures, pooled, read_histories, read_history, read_per_class
+from reaction.tables.figures import (
+    FigureError,
+    confusion_matrix,
+    figures,
+    pooled,
+    read_histories,
+    read_history,
+    read_per_class,
+)
 
 
 @pytest.fixture

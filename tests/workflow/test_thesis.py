@@ -35,8 +35,9 @@ def ablated(blank, tmp_path_factory):
     }
     file.write_text(yaml.safe_dump(values, sort_keys=False))
     clone.run("snakemake", "--cores", "2", "--until", "index")
-    index = next(clone.folder.glob("results/data/synthetic/index-*/index.csv"))
-    shown["video"] = next(csv.DictReader(io.StringIO(index.read_text())))["video"]
+    split = next(clone.folder.glob("results/data/synthetic/index-*/splits/split1.csv"))
+    parts = csv.DictReader(io.StringIO(split.read_text()))
+    shown["video"] = next(row["video"] for row in parts if row["part"] == "test")
     file.write_text(yaml.safe_dump(values, sort_keys=False))
     clone.ran = clone.jobs("snakemake", "--cores", "2", "results/tables/synthetic.csv")
     return clone

@@ -90,8 +90,8 @@ def read_histories(folders: Sequence[Path | str]) -> list[History]:
             runs[-1] = {key: np.concatenate([runs[-1][key], found[key]]) for key in found}
         else:
             raise FigureError(
-                f"{folder}/history.csv begins at epoch {found['epoch'][0]:.0f}, which goes on from no folder before it: "
-                "list a run's rounds in their order."
+                f"{folder}/history.csv begins at epoch {found['epoch'][0]:.0f}, which goes on from no folder before "
+                "it: list a run's rounds in their order."
             )
     return runs
 
