@@ -10,8 +10,9 @@ import yaml
 
 from reaction.data import synthetic
 from reaction.params import ParamsError, parse
-from reaction.plan import FILES, KINDS, Plan, oracle
+from reaction.plan import FILES, KINDS, Plan
 from reaction.recipes import RECIPES
+from reaction.specs import figure_spec, oracle, table_spec, thesis_spec
 
 ROOT = Path(__file__).parents[1]
 SHIPPED = yaml.safe_load((ROOT / "params.yaml").read_text())
@@ -239,7 +240,7 @@ def test_statistics_of_an_untrained_net_are_not_frozen():
 
 def specs(plan, table):
     """The specification of a table for each of its datasets."""
-    spec = plan.table_spec(table)
+    spec = table_spec(plan, table)
     return spec.get("parts", [spec])
 
 
@@ -264,7 +265,7 @@ def test_rows_that_may_be_set_against_a_paper():
 
 def test_the_ceilings_told_are_those_that_are_proved():
     generator = SHIPPED["datasets"]["synthetic"]["generator"] | {"splits": 3}
-    told = Plan(parse(SHIPPED)).table_spec("synthetic")["ceilings"]
+    told = table_spec(Plan(parse(SHIPPED)), "synthetic")["ceilings"]
     assert told == synthetic.ceilings(synthetic.read_generator(generator))
 
 
@@ -288,7 +289,7 @@ def test_only_dependent_videos_are_drawn_by_group_and_no_artifact_moves():
 def test_maps_of_layers_are_shown_as_grad_cam_of_the_test_videos_and_as_learned():
     plan = Plan(parse(SHIPPED))
     drawn = {one.folder: one for one in plan.drawn("park2019_small")}
-    gradcam, learned = plan.thesis_spec("park2019_small")["layers"]["lines"]
+    gradcam, learned = thesis_spec(plan, "park2019_small")["layers"]["lines"]
     assert [line["name"] for line in (gradcam, learned)] == ["Grad-CAM", "learned"]
     layers = ["Mixed_6a", "Mixed_6c", "Mixed_6e"]
     assert [[layer["name"] for layer in line["layers"]] for line in (gradcam, learned)] == [layers] * 2
@@ -301,7 +302,7 @@ def test_maps_of_layers_are_shown_as_grad_cam_of_the_test_videos_and_as_learned(
 
 def test_an_alternation_s_rounds_are_drawn_as_one_training():
     plan = Plan(parse(SHIPPED))
-    spec = plan.figure_spec("park2019_ablations_small")
+    spec = figure_spec(plan, "park2019_ablations_small")
     folders = {entry["name"]: entry["folders"] for entry in spec["curves"]}
     epochs, each = SHIPPED["scales"]["small"]["epochs"], SHIPPED["methods"]["st_end_to_end"]["alternation"]
     rounds = -(-epochs // each["epochs_per_round"])
@@ -314,7 +315,7 @@ def test_an_alternation_s_rounds_are_drawn_as_one_training():
 
 def test_figures_show_every_run_and_each_methods_fusion():
     plan = Plan(parse(SHIPPED))
-    spec = plan.figure_spec("synthetic")
+    spec = figure_spec(plan, "synthetic")
     curves = {entry["name"]: entry["folders"] for entry in spec["curves"]}
     assert list(curves) == [f"{m}/{s}" for m in SHIPPED["tables"]["synthetic"]["methods"] for s in ("rgb", "flow")]
     trained = [folder for folder, one in plan.needed("synthetic").items() if one.rule == "train"]
@@ -330,7 +331,7 @@ def test_a_method_with_one_stream_is_tested_and_drawn_without_fusion():
         table["comparisons"] = []
     plan = Plan(parse(values))
     assert {result.stream for result in plan.tables["synthetic"] if result.method == "tsn"} == {"rgb"}
-    assert plan.figure_spec("synthetic")["per_class"][0]["name"] == "tsn/rgb"
+    assert figure_spec(plan, "synthetic")["per_class"][0]["name"] == "tsn/rgb"
 
 
 def test_a_mended_link_moves_nothing():

@@ -6,17 +6,14 @@ taken for new, and nothing old is lost. Light on purpose: the Snakefile imports 
 """
 
 import hashlib
-from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
 from reaction.files import canonical_json
 from reaction.params import (
-    MODALITY,
     Attention,
-    Dataset,
     Figures,
     Method,
     Params,
@@ -129,7 +126,7 @@ class Plan:
     def __init__(self, params: Params) -> None:
         self.params = params
         self._made: dict[str, Artifact] = {}
-        self._rounds_made: dict[tuple[_Run, str, int], Artifact] = {}
+        self._rounds_made: dict[tuple[Run, str, int], Artifact] = {}
         self.tables = {
             name: [result for part in table.parts for result in self._results(part)]
             for name, table in params.tables.items()
@@ -144,14 +141,14 @@ class Plan:
 
     def asked(self, table: str) -> list[Artifact]:
         """The artifacts that a table reads."""
-        return [result.artifact for result in self.tables[table]] + [maps for _, maps in self._agreements(table)]
+        return [result.artifact for result in self.tables[table]] + [maps for _, maps in self.agreements(table)]
 
     def needed(self, table: str) -> dict[str, Artifact]:
         """Those, and all that they are made from, by folder."""
         seen: set[str] = set()
         return {artifact.folder: artifact for one in self.asked(table) for artifact in one.with_ancestors(seen)}
 
-    def _agreements(self, name: str) -> list[tuple[Result, Artifact]]:
+    def agreements(self, name: str) -> list[tuple[Result, Artifact]]:
         """How far the learned maps are from what they imitate, of every stream whose maps the table's rows read."""
         table, found = self.params.tables[name], {}
         for result in self.tables[name] if table.maps else ():
@@ -162,9 +159,9 @@ class Plan:
                 found.setdefault(artifact.folder, (replace(result, stream=stream, artifact=artifact), artifact))
         return list(found.values())
 
-    def _run_of(self, table: Table, result: Result) -> "_Run":
+    def _run_of(self, table: Table, result: Result) -> "Run":
         method, protocol = of_row(result.method, table.protocol)
-        return _Run(result.artifact.dataset, method, result.split, result.seed, table.scale, protocol)
+        return Run(result.artifact.dataset, method, result.split, result.seed, table.scale, protocol)
 
     def _results(self, table: Table) -> list[Result]:
         results = []
@@ -172,8 +169,8 @@ class Plan:
             method, protocol = of_row(row, table.protocol)
             for split in table.splits:
                 for seed in table.seeds:
-                    run = _Run(table.dataset, method, split, seed, table.scale, protocol)
-                    for stream in _shown(self.params.methods[method], table):
+                    run = Run(table.dataset, method, split, seed, table.scale, protocol)
+                    for stream in shown(self.params.methods[method], table):
                         artifact = self.fusion(run) if stream == "fusion" else self.scores(run, stream)
                         results.append(Result(row, stream, split, seed, artifact))
         return results
@@ -213,12 +210,12 @@ class Plan:
         inputs = {"index": self.index(dataset), "videos": self.videos(dataset)}
         return self._once(Artifact(rule, dataset, feature, config, inputs, shards))
 
-    def run(self, run: "_Run", stream: str) -> Artifact:
+    def run(self, run: "Run", stream: str) -> Artifact:
         """A trained network."""
         method = self.params.methods[run.method]
         if method.alternation is not None:
             return self._round(run, stream, self._rounds(run) - 1)
-        inputs = self._inputs(run, stream)
+        inputs = self.inputs_of(run, stream)
         if method.init is not None:
             inputs["init"] = self.run(run.of(method.init), stream)
         train_maps = _reads(method, stream)
@@ -227,13 +224,13 @@ class Plan:
         config = self._run_config(run, stream, train_maps)
         return self._once(Artifact("train", run.dataset, _run_name(run, stream), config, inputs))
 
-    def _rounds(self, run: "_Run") -> int:
+    def _rounds(self, run: "Run") -> int:
         """How many rounds an alternation has; its streams train for equally many epochs."""
         method, scale = self.params.methods[run.method], self.params.scales[run.scale]
         epochs = scale.epochs or method.streams["rgb"].epochs
         return -(-epochs // method.alternation.epochs_per_round)
 
-    def _round(self, run: "_Run", stream: str, number: int) -> Artifact:
+    def _round(self, run: "Run", stream: str, number: int) -> Artifact:
         """One round of a stream in an alternation (Park 2019, Algorithm 1), which goes on from the round before.
 
         rgb comes first: it reads the maps of the flow net of the round before, and flow those of this round's rgb net.
@@ -243,11 +240,11 @@ class Plan:
             self._rounds_made[key] = self._make_round(run, stream, number)
         return self._rounds_made[key]
 
-    def _make_round(self, run: "_Run", stream: str, number: int) -> Artifact:
+    def _make_round(self, run: "Run", stream: str, number: int) -> Artifact:
         method = self.params.methods[run.method]
         looked_at = (OTHER[stream], number if stream == "flow" else number - 1)
         reads = _reads(method, stream) if looked_at[1] >= 0 else None
-        inputs = self._inputs(run, stream)
+        inputs = self.inputs_of(run, stream)
         if number:
             inputs["init"] = self._round(run, stream, number - 1)
         if reads is not None:
@@ -258,11 +255,12 @@ class Plan:
         config["training"] |= {key: value for key, value in own.items() if value or key == "epochs"}
         return self._once(Artifact("train", run.dataset, f"{_run_name(run, stream)}-round{number}", config, inputs))
 
-    def _inputs(self, run: "_Run", stream: str) -> dict[str, Artifact]:
+    def inputs_of(self, run: "Run", stream: str) -> dict[str, Artifact]:
+        """What every artifact of a stream is made from."""
         feature = self.params.scales[run.scale].features[stream]
         return {"index": self.index(run.dataset), "features": self.features(run.dataset, feature)}
 
-    def _run_config(self, run: "_Run", stream: str, train_maps: str | None) -> dict[str, Any]:
+    def _run_config(self, run: "Run", stream: str, train_maps: str | None) -> dict[str, Any]:
         method, scale = self.params.methods[run.method], self.params.scales[run.scale]
         recipe = method.streams[stream]
         weights = self.params.weights[scale.weights or recipe.weights or method.weights]
@@ -294,16 +292,16 @@ class Plan:
             "maps": _entering_maps(method, train_maps),
         }
 
-    def _maps(self, run: "_Run", stream: str, kind: str, part: str = "train") -> Artifact:
+    def _maps(self, run: "Run", stream: str, kind: str, part: str = "train") -> Artifact:
         """Attention maps made by the `stream` net that `run`'s method looks at: learned ones know every part."""
         return self.learned(run, stream) if kind == "learned" else self.gradcam(run, stream, kind, part)
 
-    def gradcam(self, run: "_Run", stream: str, kind: str = "gradcam-true", part: str = "train") -> Artifact:
+    def gradcam(self, run: "Run", stream: str, kind: str = "gradcam-true", part: str = "train") -> Artifact:
         """Grad-CAM maps of the training videos, or of the test videos to set others against."""
         return self._gradcam_of(self._looked_at(run, stream), run, stream, kind, part)
 
     def _gradcam_of(
-        self, trained: Artifact, run: "_Run", stream: str, kind: str, part: str = "train", *, as_trained: bool = False
+        self, trained: Artifact, run: "Run", stream: str, kind: str, part: str = "train", *, as_trained: bool = False
     ) -> Artifact:
         """Maps of a net with the constant entering it, or `as_trained`: with the maps that it was trained with."""
         config = {
@@ -315,9 +313,9 @@ class Plan:
         config |= {} if as_trained else {"maps": self._seen_with(run)}
         return self._looking_at("gradcam", kind, run, stream, trained, config, sharded=True)
 
-    def attention_net(self, run: "_Run", stream: str) -> Artifact:
+    def attention_net(self, run: "Run", stream: str) -> Artifact:
         """The network that predicts the Grad-CAM maps of one stream."""
-        net, epochs = self._attention(run).net, self.params.scales[run.scale].net_epochs
+        net, epochs = self.attention(run).net, self.params.scales[run.scale].net_epochs
         config = net.model_dump(mode="json") | {"split": split_name(run.split), "seed": run.seed}
         config["epochs"] = epochs or net.epochs
         config |= self._entering(run)
@@ -325,39 +323,39 @@ class Plan:
         trained = self._looked_at(run, stream)
         return self._looking_at("attention_net", "attention_net", run, stream, trained, config, made_from)
 
-    def learned(self, run: "_Run", stream: str) -> Artifact:
+    def learned(self, run: "Run", stream: str) -> Artifact:
         """Maps that the attention network predicts, for every video."""
         config = {"every": self._every(run)} | self._entering(run)
         made_from = {"attention_net": self.attention_net(run, stream)}
         trained = self._looked_at(run, stream)
         return self._looking_at("attend", "learned", run, stream, trained, config, made_from, sharded=True)
 
-    def agreement(self, run: "_Run", stream: str) -> Artifact:
+    def agreement(self, run: "Run", stream: str) -> Artifact:
         """How far the learned maps of the test videos are from the Grad-CAM maps they imitate."""
         keys = {"method": run.method, "stream": stream, "seed": run.seed, "scale": run.scale}
         config = keys | {"split": split_name(run.split), "part": "test"}
         made_from = {"learned": self.learned(run, stream), "gradcam": self.gradcam(run, stream, part="test")}
         return self._looking_at("agree", "agree", run, stream, self._looked_at(run, stream), config, made_from)
 
-    def _looked_at(self, run: "_Run", stream: str) -> Artifact:
+    def _looked_at(self, run: "Run", stream: str) -> Artifact:
         """The trained run whose features the maps come from: of another method, or the last round of an alternation."""
-        source = self._attention(run).source
+        source = self.attention(run).source
         return self.run(run.of(source) if source else run, stream)
 
-    def _seen_with(self, run: "_Run") -> dict[str, Any] | None:
+    def _seen_with(self, run: "Run") -> dict[str, Any] | None:
         """What enters a net looked at for a test: the constant, since maps of test videos would need each other."""
-        return _entering_maps(self.params.methods[self._attention(run).source or run.method], None)
+        return _entering_maps(self.params.methods[self.attention(run).source or run.method], None)
 
-    def _entering(self, run: "_Run") -> dict[str, Any]:
+    def _entering(self, run: "Run") -> dict[str, Any]:
         """The same, to be said where the net itself was trained with maps."""
-        looked_at = self.params.methods[self._attention(run).source or run.method]
+        looked_at = self.params.methods[self.attention(run).source or run.method]
         return {"maps": self._seen_with(run)} if looked_at.attention else {}
 
     def _looking_at(
         self,
         rule: str,
         kind: str,
-        run: "_Run",
+        run: "Run",
         stream: str,
         trained: Artifact,
         config: Mapping[str, Any],
@@ -366,26 +364,28 @@ class Plan:
         sharded: bool = False,
     ) -> Artifact:
         """An artifact made by looking at one layer, or several, of a trained run."""
-        layers, own = self._layers(run), self.params.scales[run.scale].map_shards
-        source = self._attention(run).source or run.method
+        layers, own = self.layers(run), self.params.scales[run.scale].map_shards
+        source = self.attention(run).source or run.method
         name = f"{kind}-{'+'.join(layers)}-{source}-{stream}-{split_name(run.split)}-seed{run.seed}-{run.scale}"
-        inputs = self._inputs(run, stream) | {"run": trained} | (made_from or {})
+        inputs = self.inputs_of(run, stream) | {"run": trained} | (made_from or {})
         shards = (own or self.params.datasets[run.dataset].shards) if sharded else 0
         where = {"layer": layers[0]} if len(layers) == 1 else {"layers": layers}
         where |= {"shards": own} if own and sharded else {}
         return self._once(Artifact(rule, run.dataset, name, where | config, inputs, shards))
 
-    def _layers(self, run: "_Run") -> list[str]:
+    def layers(self, run: "Run") -> list[str]:
+        """The layers that a run's maps come from, at its scale."""
         given = self.params.scales[run.scale].layers or {}
-        return [given.get(layer, layer) for layer in self._attention(run).layers]
+        return [given.get(layer, layer) for layer in self.attention(run).layers]
 
-    def _attention(self, run: "_Run") -> Attention:
+    def attention(self, run: "Run") -> Attention:
+        """Of a method that has one."""
         return self.params.methods[run.method].attention
 
-    def _every(self, run: "_Run") -> int:
-        return self.params.scales[run.scale].every or self._attention(run).every
+    def _every(self, run: "Run") -> int:
+        return self.params.scales[run.scale].every or self.attention(run).every
 
-    def scores(self, run: "_Run", stream: str, part: str = "test") -> Artifact:
+    def scores(self, run: "Run", stream: str, part: str = "test") -> Artifact:
         """Class scores of the test videos, or of the training videos that decide how streams are fused."""
         method, protocol = self.params.methods[run.method], self.params.protocols[run.protocol]
         reads = protocol.maps if _reads(method, stream) and protocol.maps != "constant" else None
@@ -402,12 +402,12 @@ class Plan:
         name = f"{_run_name(run, stream)}-{run.protocol}"
         if part != "test":
             config["part"], name = part, f"{name}-{part}"
-        inputs = self._inputs(run, stream) | {"run": self.run(run, stream)}
+        inputs = self.inputs_of(run, stream) | {"run": self.run(run, stream)}
         if reads is not None:
             inputs["maps"] = self._maps(run, OTHER[stream], reads, "test" if part == "test" else "train")
         return self._once(Artifact("score", run.dataset, name, config, inputs))
 
-    def fusion(self, run: "_Run") -> Artifact:
+    def fusion(self, run: "Run") -> Artifact:
         """The streams' scores in one: a weighted mean, or an SVM's."""
         method, protocol = self.params.methods[run.method], self.params.protocols[run.protocol]
         config = {
@@ -425,145 +425,38 @@ class Plan:
         name = f"{run.method}-fusion-{split_name(run.split)}-seed{run.seed}-{run.scale}-{run.protocol}"
         return self._once(Artifact("fuse", run.dataset, name, config, {"index": self.index(run.dataset)} | scores))
 
-    def table_spec(self, name: str) -> dict[str, Any]:
-        """What the `table` command needs to know, as JSON; of several datasets, in parts."""
-        specs = [self._part_spec(name, part) for part in self.params.tables[name].parts]
-        return specs[0] if len(specs) == 1 else {"table": name, "parts": specs}
-
-    def _part_spec(self, name: str, table: Table) -> dict[str, Any]:
-        results = [result for result in self.tables[name] if result.artifact.dataset == table.dataset]
-        return {
-            "table": name,
-            "dataset": table.dataset,
-            "scale": table.scale,
-            "splits": list(table.splits),
-            "protocol": table.protocol,
-            "methods": list(table.methods),
-            "streams": _streams(self.params, table),
-            "papers": papers(table),
-            "resample": self.params.datasets[table.dataset].resample,
-            "ceilings": _ceilings(self.params.datasets[table.dataset]),
-            "comparisons": [list(pair) for pair in table.comparisons],
-            "results": [self._cell(table, result) for result in results],
-        } | self._extras(name, table)
-
-    def _extras(self, name: str, table: Table) -> dict[str, Any]:
-        """What only some tables have."""
-        sets = {"split_sets": [list(chosen) for chosen in table.split_sets]} if table.split_sets else {}
-        maps = [
-            {"method": one.method, "stream": one.stream, "split": one.split, "seed": one.seed, "folder": made.folder}
-            for one, made in self._agreements(name)
-            if made.dataset == table.dataset
+    def runs(self, table: Table, row: str) -> list["Run"]:
+        """A row's runs, one for each split and seed."""
+        method, protocol = of_row(row, table.protocol)
+        return [
+            Run(table.dataset, method, split, seed, table.scale, protocol)
+            for split in table.splits
+            for seed in table.seeds
         ]
-        return sets | ({"maps": maps} if maps else {})
 
-    def figure_spec(self, name: str) -> dict[str, Any]:
-        """What the `figure` command draws, as JSON: of every run its history, of every method its classes."""
-        table = self.params.tables[name]
-        curves, per_class = defaultdict(dict), defaultdict(dict)  # a run that is tested twice is drawn once
-        for result in self.tables[name]:
-            method, _ = of_row(result.method, table.protocol)
-            if result.stream != "fusion":
-                runs = dict.fromkeys(one.folder for one in self._stages_of(method, result.artifact.inputs["run"]))
-                curves[f"{method}/{result.stream}"] |= runs
-            if result.stream == _shown(self.params.methods[method], table)[-1]:
-                per_class[f"{result.method}/{result.stream}"][result.artifact.folder] = None
-        return {"curves": _drawn(curves), "per_class": _drawn(per_class)}
-
-    def _stages_of(self, method: str, run: Artifact) -> list[Artifact]:
-        """The rounds of an alternation, which are one training, from the first to this; of other methods the run."""
-        stages = [run]
-        while self.params.methods[method].alternation is not None and "init" in stages[0].inputs:
-            stages.insert(0, stages[0].inputs["init"])
-        return stages
-
-    def thesis_spec(self, name: str) -> dict[str, Any]:
-        """What the `thesis` command draws, as JSON."""
-        figures = self.params.figures[name]
-        table = self.params.tables[figures.table]
-        run = _Run(table.dataset, "", table.splits[0], table.seeds[0], table.scale, table.protocol)
-        shown = [one.model_dump() for one in figures.shown]
-        after, frames = run.of(figures.after), self._inputs(run, "rgb")["features"].folder
-        sides = {
-            side: {"name": row, "folders": [self.fusion(one).folder for one in self._runs(table, row)]}
-            for side, row in (("before", figures.before), ("after", figures.after))
-        }
-        lines = [
-            {"name": kind, "layers": [self._layer(run.of(row), one) for row, one in zip(figures.layers, of, strict=True)]}
-            for kind, of in zip(("Grad-CAM", "learned"), self._maps_shown(run, figures), strict=True)
-        ]
-        return {
-            "overlay": {"frames": frames, "maps": self.learned(after, "rgb").folder, "shown": shown},
-            "layers": {"frames": frames, "lines": lines, "shown": shown},
-            "alternation": self._stages(run, figures),
-            "gain": sides,
-            "confusions": sides,
-            "networks": self._networks(after),
-        }
-
-    def _maps_shown(self, run: "_Run", figures: Figures) -> tuple[list[Artifact], list[Artifact]]:
+    def maps_shown(self, run: "Run", figures: Figures) -> tuple[list[Artifact], list[Artifact]]:
         """Of each method in `layers` the true label's Grad-CAM maps of the test videos, and the learned maps."""
         looking = [run.of(row) for row in figures.layers]
         gradcam = [self.gradcam(one, "rgb", part="test") for one in looking]
         return gradcam, [self.learned(one, "rgb") for one in looking]
 
-    def _layer(self, run: "_Run", maps: Artifact) -> dict[str, str]:
-        return {"name": "+".join(self._layers(run)), "maps": maps.folder}
-
-    def _runs(self, table: Table, row: str) -> list["_Run"]:
-        method, protocol = of_row(row, table.protocol)
-        return [
-            _Run(table.dataset, method, split, seed, table.scale, protocol)
-            for split in table.splits
-            for seed in table.seeds
-        ]
-
-    def _stages(self, run: "_Run", figures: Figures) -> list[dict[str, Any]]:
-        """Per stream the runs that follow each other, end to end and in two phases, and what their maps took."""
-        drawn = []
-        for stream in ("rgb", "flow"):
-            rounds = self._stages_of(figures.end_to_end, self.run(run.of(figures.end_to_end), stream))
-            two = [self.run(run.of(row), stream) for row in (figures.before, figures.after)]
-            drawn += [
-                {"name": f"{name}/{stream}", "stages": [_stage(one) for one in stages]}
-                for name, stages in (("end to end", rounds), ("two-phase", two))
-            ]
-        return drawn
-
-    def _networks(self, run: "_Run") -> dict[str, Any]:
-        """What the diagrams of the networks are drawn from."""
-        streams = [{"stream": stream, "network": self.run(run, stream).config["network"]} for stream in ("rgb", "flow")]
-        net = self._attention(run).net.model_dump(include={"hidden", "kernel"})
-        index = self.index(run.dataset).folder
-        return {"index": index, "streams": streams, "layers": self._layers(run), "net": net}
-
     def drawn(self, name: str) -> list[Artifact]:
         """The artifacts that the figures of the thesis read."""
         figures = self.params.figures[name]
         table = self.params.tables[figures.table]
-        run = _Run(table.dataset, "", table.splits[0], table.seeds[0], table.scale, table.protocol)
+        run = Run(table.dataset, "", table.splits[0], table.seeds[0], table.scale, table.protocol)
         both = (figures.before, figures.after)
-        fused = [self.fusion(one) for row in both for one in self._runs(table, row)]
+        fused = [self.fusion(one) for row in both for one in self.runs(table, row)]
         trained = [self.run(run.of(row), stream) for row in (*both, figures.end_to_end) for stream in ("rgb", "flow")]
         maps = [self.learned(run.of(figures.after), "rgb")]
-        maps += [one for of_kind in self._maps_shown(run, figures) for one in of_kind]
-        return [self._inputs(run, "rgb")["features"], *fused, *trained, *maps]
-
-    def _cell(self, table: Table, result: Result) -> dict[str, Any]:
-        why = incomparable(self.params, table, result.method)
-        return {
-            "method": result.method,
-            "stream": result.stream,
-            "split": result.split,
-            "seed": result.seed,
-            "folder": result.artifact.folder,
-            "comparable": not why,
-            "why": "; ".join(why),
-        } | ({"oracle": True} if oracle(self.params, table, result.method) else {})
+        maps += [one for of_kind in self.maps_shown(run, figures) for one in of_kind]
+        return [self.inputs_of(run, "rgb")["features"], *fused, *trained, *maps]
 
 
 @dataclass(frozen=True)
-class _Run:
+class Run:
+    """What is trained and how it is tested; a stream of it makes artifacts."""
+
     dataset: str
     method: str
     split: int
@@ -571,61 +464,15 @@ class _Run:
     scale: str
     protocol: str
 
-    def of(self, method: str) -> "_Run":
+    def of(self, method: str) -> "Run":
         return replace(self, method=method)
 
-    def tested_by(self, protocol: str) -> "_Run":
+    def tested_by(self, protocol: str) -> "Run":
         return replace(self, protocol=protocol)
 
 
 def split_name(split: int) -> str:
     return f"split{split}"
-
-
-def papers(table: Table) -> list[str]:
-    return [f"workflow/papers/{paper}.yaml" for paper in table.papers]
-
-
-def incomparable(params: Params, table: Table, row: str) -> list[str]:
-    """Why a result may not be set against the published number; empty if it may."""
-    method, _ = of_row(row, table.protocol)
-    scale, described = params.scales[table.scale], params.methods[method]
-    weights = params.weights[scale.weights or described.weights]
-    reasons = []
-    if table.scale != "paper":
-        reasons.append(f"scale {table.scale}")
-    if weights.source == "none":
-        reasons.append("no ImageNet weights")
-    if params.datasets[table.dataset].classes:
-        reasons.append(f"{len(params.datasets[table.dataset].classes)} classes only")
-    if described.stands_in:
-        reasons.append(described.stands_in)
-    return reasons
-
-
-def oracle(params: Params, table: Table, row: str) -> bool:
-    """Whether a row's test is told the answer: its maps are made with the test videos' labels."""
-    method, protocol = of_row(row, table.protocol)
-    return params.methods[method].attention is not None and params.protocols[protocol].maps == "gradcam-true"
-
-
-def _stage(run: Artifact) -> dict[str, Any]:
-    """One run of a training in stages, and Snakemake's timings of the maps that were made for it."""
-    timings = []
-    if "maps" in run.inputs:
-        made = [one for one in run.inputs["maps"].with_ancestors() if KINDS[one.rule] == "attention"]
-        timings = [
-            f"timings/{one.rule}/{one.dataset}/{one.folder.rsplit('/', 1)[1]}{part}.tsv"
-            for one in made
-            if one.inputs["run"] is run.inputs["maps"].inputs["run"]
-            for part in ([f"-{k:03d}" for k in range(one.shards)] or [""])
-        ]
-    return {"history": run.folder, "timings": timings}
-
-
-def _drawn(folders: Mapping[str, Iterable[str]]) -> list[dict[str, Any]]:
-    """One entry per line or bar; a list, since JSON's keys have no order to keep."""
-    return [{"name": name, "folders": list(found)} for name, found in folders.items()]
 
 
 def _stack(recipe: StreamRecipe, stream: str, override: int | None) -> int:
@@ -644,12 +491,12 @@ def _training(recipe: StreamRecipe, scale: Scale) -> dict[str, Any]:
     }
 
 
-def _shown(method: Method, table: Table) -> list[str]:
+def shown(method: Method, table: Table) -> list[str]:
     """What a table has rows of: the method's streams and their fusion, or those of them that it names."""
     return [stream for stream in method.tested if table.streams is None or stream in table.streams]
 
 
-def _run_name(run: _Run, stream: str) -> str:
+def _run_name(run: Run, stream: str) -> str:
     return f"{run.method}-{stream}-{split_name(run.split)}-seed{run.seed}-{run.scale}"
 
 
@@ -674,12 +521,6 @@ def _fusing(protocol: Protocol) -> dict[str, Any]:
     return {"svm": protocol.svm.model_dump(exclude_defaults=True)}
 
 
-def _streams(params: Params, table: Table) -> list[str]:
-    """The streams that a table has rows of, in the order one reads them."""
-    tested = {stream for row in table.methods for stream in _shown(params.methods[of_row(row, "")[0]], table)}
-    return [stream for stream in (*MODALITY, "fusion") if stream in tested]
-
-
 def _entering_maps(method: Method, stored: str | None) -> dict[str, Any] | None:
     """What enters the network as its map: stored maps, the constant before there are any, or nothing."""
     if method.map is None:
@@ -687,11 +528,3 @@ def _entering_maps(method: Method, stored: str | None) -> dict[str, Any] | None:
     if stored is None:
         return {"source": "constant", "value": method.map.constant}
     return {"source": stored, "dead": method.map.constant}
-
-
-def _ceilings(dataset: Dataset) -> dict[str, float] | None:
-    """What a stream can know at best, as `reaction.data.synthetic.ceilings` proves, without that module's imports."""
-    if dataset.generator is None:
-        return None
-    appearances, motions = len(dataset.generator.appearances), len(dataset.generator.motions)
-    return {"rgb": 1 / motions, "flow": 1 / appearances, "fusion": 1.0}

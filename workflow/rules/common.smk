@@ -2,7 +2,7 @@
 
 from snakemake.exceptions import WorkflowError
 
-from reaction import files, params, plan
+from reaction import files, params, plan, specs
 
 
 def read_params(values):
@@ -67,11 +67,25 @@ def reproduced():
 
 
 def checked(wildcards):
-    """The table's name, if params.yaml has it."""
-    if wildcards.table not in PLAN.tables:
-        known = ", ".join(PLAN.tables)
-        raise WorkflowError(f"params.yaml has no table {wildcards.table}, only {known}")
-    return wildcards.table
+    """The name of the table or set of figures, if params.yaml has it."""
+    kind, known = ("table", PLAN.tables)
+    if hasattr(wildcards, "figures"):
+        kind, known = ("figures", PARAMS.figures)
+    name = getattr(wildcards, kind)
+    if name not in known:
+        raise WorkflowError(
+            f"params.yaml has no {kind} {name}, only {', '.join(known)}"
+        )
+    return name
+
+
+def spec(write):
+    """What a command is told that makes a table or figures: `write` is a function of reaction.specs."""
+
+    def written(wildcards):
+        return files.canonical_json(write(PLAN, checked(wildcards)))
+
+    return written
 
 
 def results_of(wildcards):
@@ -80,33 +94,16 @@ def results_of(wildcards):
 
 
 def papers_of(wildcards):
-    return plan.papers(PARAMS.tables[checked(wildcards)])
-
-
-def table_spec(wildcards):
-    return files.canonical_json(PLAN.table_spec(wildcards.table))
+    return specs.papers(PARAMS.tables[checked(wildcards)])
 
 
 def drawn(part, name):
     def paths(wildcards):
-        entries = PLAN.figure_spec(checked(wildcards))[part]
+        entries = specs.figure_spec(PLAN, checked(wildcards))[part]
         return [f"{folder}/{name}" for one in entries for folder in one["folders"]]
 
     return paths
 
 
-def figure_spec(wildcards):
-    return files.canonical_json(PLAN.figure_spec(wildcards.table))
-
-
 def thesis_inputs(wildcards):
-    if wildcards.figures not in PARAMS.figures:
-        known = ", ".join(PARAMS.figures)
-        raise WorkflowError(
-            f"params.yaml has no figures {wildcards.figures}, only {known}"
-        )
-    return [file for one in PLAN.drawn(wildcards.figures) for file in one.files]
-
-
-def thesis_spec(wildcards):
-    return files.canonical_json(PLAN.thesis_spec(wildcards.figures))
+    return [file for one in PLAN.drawn(checked(wildcards)) for file in one.files]

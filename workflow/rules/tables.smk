@@ -21,7 +21,7 @@ rule table:
         "logs/table/{table}.log",
     localrule: True
     params:
-        spec=table_spec,
+        spec=spec(specs.table_spec),
     shell:
         "reaction table {output.csv:q} --spec {params.spec:q} > {log:q} 2>&1"
 
@@ -49,7 +49,7 @@ rule figure:
     localrule: True
     params:
         stem="results/figures/{table}",
-        spec=figure_spec,
+        spec=spec(specs.figure_spec),
     shell:
         "reaction figure {params.stem:q} --spec {params.spec:q} > {log:q} 2>&1"
 
@@ -119,6 +119,6 @@ rule thesis_figures:
     localrule: True
     params:
         stem="results/figures/{figures}",
-        spec=thesis_spec,
+        spec=spec(specs.thesis_spec),
     shell:
         "reaction thesis_figures {params.stem:q} --spec {params.spec:q} > {log:q} 2>&1"

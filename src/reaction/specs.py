@@ -1,0 +1,191 @@
+"""What the commands `table`, `figure` and `thesis_figures` are given: names, folders and choices, as JSON.
+
+Light on purpose, like `reaction.plan`: the Snakefile imports this.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from reaction.params import MODALITY, Dataset, Figures, Params, Table, of_row
+from reaction.plan import KINDS, Artifact, Plan, Result, Run, shown
+
+
+def table_spec(plan: Plan, name: str) -> dict[str, Any]:
+    """What the `table` command needs to know, as JSON; of several datasets, in parts."""
+    specs = [_part_spec(plan, name, part) for part in plan.params.tables[name].parts]
+    return specs[0] if len(specs) == 1 else {"table": name, "parts": specs}
+
+
+def _part_spec(plan: Plan, name: str, table: Table) -> dict[str, Any]:
+    results = [result for result in plan.tables[name] if result.artifact.dataset == table.dataset]
+    return {
+        "table": name,
+        "dataset": table.dataset,
+        "scale": table.scale,
+        "splits": list(table.splits),
+        "protocol": table.protocol,
+        "methods": list(table.methods),
+        "streams": _streams(plan.params, table),
+        "papers": papers(table),
+        "resample": plan.params.datasets[table.dataset].resample,
+        "ceilings": _ceilings(plan.params.datasets[table.dataset]),
+        "comparisons": [list(pair) for pair in table.comparisons],
+        "results": [_cell(plan, table, result) for result in results],
+    } | _extras(plan, name, table)
+
+
+def _extras(plan: Plan, name: str, table: Table) -> dict[str, Any]:
+    """What only some tables have."""
+    sets = {"split_sets": [list(chosen) for chosen in table.split_sets]} if table.split_sets else {}
+    maps = [
+        {"method": one.method, "stream": one.stream, "split": one.split, "seed": one.seed, "folder": made.folder}
+        for one, made in plan.agreements(name)
+        if made.dataset == table.dataset
+    ]
+    return sets | ({"maps": maps} if maps else {})
+
+
+def _cell(plan: Plan, table: Table, result: Result) -> dict[str, Any]:
+    why = incomparable(plan.params, table, result.method)
+    return {
+        "method": result.method,
+        "stream": result.stream,
+        "split": result.split,
+        "seed": result.seed,
+        "folder": result.artifact.folder,
+        "comparable": not why,
+        "why": "; ".join(why),
+    } | ({"oracle": True} if oracle(plan.params, table, result.method) else {})
+
+
+def figure_spec(plan: Plan, name: str) -> dict[str, Any]:
+    """What the `figure` command draws, as JSON: of every run its history, of every method its classes."""
+    table = plan.params.tables[name]
+    curves, per_class = defaultdict(dict), defaultdict(dict)  # a run that is tested twice is drawn once
+    for result in plan.tables[name]:
+        method, _ = of_row(result.method, table.protocol)
+        if result.stream != "fusion":
+            runs = dict.fromkeys(one.folder for one in _stages_of(plan, method, result.artifact.inputs["run"]))
+            curves[f"{method}/{result.stream}"] |= runs
+        if result.stream == shown(plan.params.methods[method], table)[-1]:
+            per_class[f"{result.method}/{result.stream}"][result.artifact.folder] = None
+    return {"curves": _drawn(curves), "per_class": _drawn(per_class)}
+
+
+def _stages_of(plan: Plan, method: str, run: Artifact) -> list[Artifact]:
+    """The rounds of an alternation, which are one training, from the first to this; of other methods the run."""
+    stages = [run]
+    while plan.params.methods[method].alternation is not None and "init" in stages[0].inputs:
+        stages.insert(0, stages[0].inputs["init"])
+    return stages
+
+
+def thesis_spec(plan: Plan, name: str) -> dict[str, Any]:
+    """What the `thesis` command draws, as JSON."""
+    figures = plan.params.figures[name]
+    table = plan.params.tables[figures.table]
+    run = Run(table.dataset, "", table.splits[0], table.seeds[0], table.scale, table.protocol)
+    frames_shown = [one.model_dump() for one in figures.shown]
+    after, frames = run.of(figures.after), plan.inputs_of(run, "rgb")["features"].folder
+    sides = {
+        side: {"name": row, "folders": [plan.fusion(one).folder for one in plan.runs(table, row)]}
+        for side, row in (("before", figures.before), ("after", figures.after))
+    }
+    lines = [
+        {"name": kind, "layers": [_layer(plan, run.of(row), one) for row, one in zip(figures.layers, of, strict=True)]}
+        for kind, of in zip(("Grad-CAM", "learned"), plan.maps_shown(run, figures), strict=True)
+    ]
+    return {
+        "overlay": {"frames": frames, "maps": plan.learned(after, "rgb").folder, "shown": frames_shown},
+        "layers": {"frames": frames, "lines": lines, "shown": frames_shown},
+        "alternation": _stages(plan, run, figures),
+        "gain": sides,
+        "confusions": sides,
+        "networks": _networks(plan, after),
+    }
+
+
+def _layer(plan: Plan, run: Run, maps: Artifact) -> dict[str, str]:
+    return {"name": "+".join(plan.layers(run)), "maps": maps.folder}
+
+
+def _stages(plan: Plan, run: Run, figures: Figures) -> list[dict[str, Any]]:
+    """Per stream the runs that follow each other, end to end and in two phases, and what their maps took."""
+    drawn = []
+    for stream in ("rgb", "flow"):
+        rounds = _stages_of(plan, figures.end_to_end, plan.run(run.of(figures.end_to_end), stream))
+        two = [plan.run(run.of(row), stream) for row in (figures.before, figures.after)]
+        drawn += [
+            {"name": f"{name}/{stream}", "stages": [_stage(one) for one in stages]}
+            for name, stages in (("end to end", rounds), ("two-phase", two))
+        ]
+    return drawn
+
+
+def _networks(plan: Plan, run: Run) -> dict[str, Any]:
+    """What the diagrams of the networks are drawn from."""
+    streams = [{"stream": stream, "network": plan.run(run, stream).config["network"]} for stream in ("rgb", "flow")]
+    net = plan.attention(run).net.model_dump(include={"hidden", "kernel"})
+    index = plan.index(run.dataset).folder
+    return {"index": index, "streams": streams, "layers": plan.layers(run), "net": net}
+
+
+def _streams(params: Params, table: Table) -> list[str]:
+    """The streams that a table has rows of, in the order one reads them."""
+    tested = {stream for row in table.methods for stream in shown(params.methods[of_row(row, "")[0]], table)}
+    return [stream for stream in (*MODALITY, "fusion") if stream in tested]
+
+
+def _ceilings(dataset: Dataset) -> dict[str, float] | None:
+    """What a stream can know at best, as `reaction.data.synthetic.ceilings` proves, without that module's imports."""
+    if dataset.generator is None:
+        return None
+    appearances, motions = len(dataset.generator.appearances), len(dataset.generator.motions)
+    return {"rgb": 1 / motions, "flow": 1 / appearances, "fusion": 1.0}
+
+
+def papers(table: Table) -> list[str]:
+    return [f"workflow/papers/{paper}.yaml" for paper in table.papers]
+
+
+def incomparable(params: Params, table: Table, row: str) -> list[str]:
+    """Why a result may not be set against the published number; empty if it may."""
+    method, _ = of_row(row, table.protocol)
+    scale, described = params.scales[table.scale], params.methods[method]
+    weights = params.weights[scale.weights or described.weights]
+    reasons = []
+    if table.scale != "paper":
+        reasons.append(f"scale {table.scale}")
+    if weights.source == "none":
+        reasons.append("no ImageNet weights")
+    if params.datasets[table.dataset].classes:
+        reasons.append(f"{len(params.datasets[table.dataset].classes)} classes only")
+    if described.stands_in:
+        reasons.append(described.stands_in)
+    return reasons
+
+
+def oracle(params: Params, table: Table, row: str) -> bool:
+    """Whether a row's test is told the answer: its maps are made with the test videos' labels."""
+    method, protocol = of_row(row, table.protocol)
+    return params.methods[method].attention is not None and params.protocols[protocol].maps == "gradcam-true"
+
+
+def _stage(run: Artifact) -> dict[str, Any]:
+    """One run of a training in stages, and Snakemake's timings of the maps that were made for it."""
+    timings = []
+    if "maps" in run.inputs:
+        made = [one for one in run.inputs["maps"].with_ancestors() if KINDS[one.rule] == "attention"]
+        timings = [
+            f"timings/{one.rule}/{one.dataset}/{one.folder.rsplit('/', 1)[1]}{part}.tsv"
+            for one in made
+            if one.inputs["run"] is run.inputs["maps"].inputs["run"]
+            for part in ([f"-{k:03d}" for k in range(one.shards)] or [""])
+        ]
+    return {"history": run.folder, "timings": timings}
+
+
+def _drawn(folders: Mapping[str, Iterable[str]]) -> list[dict[str, Any]]:
+    """One entry per line or bar; a list, since JSON's keys have no order to keep."""
+    return [{"name": name, "folders": list(found)} for name, found in folders.items()]
