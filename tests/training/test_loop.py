@@ -43,10 +43,10 @@ class Clips(torch.utils.data.Dataset):
 class Net(nn.Module):
     """Convolution, BatchNorm, dropout, linear: everything whose state a resumed run must get right."""
 
-    def __init__(self, classes=3, dropout=0.3, normalised=True):
+    def __init__(self, classes=3, dropout=0.3):
         super().__init__()
         self.conv = nn.Conv2d(3, 8, 3, bias=False)
-        self.bn = nn.BatchNorm2d(8) if normalised else nn.Identity()
+        self.bn = nn.BatchNorm2d(8)
         self.drop = nn.Dropout(dropout)
         self.fc = nn.Linear(8, classes)
 
@@ -300,18 +300,6 @@ def test_a_later_round_stopped_again_and_again_is_bitwise_uninterrupted(tmp_path
     assert [row["epoch"] for row in resumed] == [3, 4, 5]
 
 
-def test_two_processes_train_and_measure_as_one(tmp_path):
-    """But for BatchNorm, which sees a process's own share."""
-    model, history, _ = run_measured(tmp_path / "one", net(normalised=False, dropout=0.0))
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", __file__]
-    subprocess.run([*command, str(tmp_path / "two"), "unnormalised"], check=True, capture_output=True)
-    saved = checkpoint.load(tmp_path / "two/last.pt", identity="run-1")
-    for name, value in model.state_dict().items():
-        torch.testing.assert_close(saved["model"][name], value, rtol=1e-4, atol=1e-6)
-    for ours, theirs in zip(history, saved["history"], strict=True):
-        assert without_seconds([theirs])[0] == pytest.approx(without_seconds([ours])[0], rel=1e-4)
-
-
 def test_a_finished_state_returns_at_once(tmp_path):
     model, history = run(tmp_path, recipe=recipe(epochs=2))
     again, same = run(tmp_path, net(seed=9), recipe=recipe(epochs=2))
@@ -351,5 +339,4 @@ def test_the_progress_line_says_where_how_well_how_fast_and_how_long(tmp_path):
 
 if __name__ == "__main__":
     loop.SECONDS_BETWEEN_CHECKPOINTS = 0
-    plain = {"normalised": False, "dropout": 0.0} if sys.argv[2:] == ["unnormalised"] else {}
-    run_measured(sys.argv[1], net(**plain), Clips(pause=0.02), report=lambda line: print(line, flush=True))
+    run_measured(sys.argv[1], net(), Clips(pause=0.02), report=lambda line: print(line, flush=True))

@@ -17,16 +17,21 @@ Choices the papers leave open or that differ from TSN's Caffe solver:
   nor have the numbers of a weighted consensus: decay draws towards 0, and their neutral value is 1 / K;
 - one learning rate for all parameters (Caffe: twice the rate for biases, five times for the flow net's first layer);
 - the last, smaller batch of an epoch is used, unless it holds a single video, which BatchNorm cannot normalise;
-- with several processes each BatchNorm sees its own share of the batch; the loss is the mean over the whole batch;
+- BatchNorm normalises the whole batch, or groups of `bn_group` videos, over all processes, as the loss is its mean: the
+  number of processes changes rounding and, as each draws its own, dropout (Caffe: each GPU normalises its share);
 - `16-mixed` becomes `bf16-mixed` on a CPU, with a warning of Fabric's.
 
-A signal (SIGTERM, SIGKILL) ends the process at once: what is lost is the work since the last checkpoint, at most one
-epoch and ten seconds. `stop_after` ends a job cleanly before a scheduler does.
+At SIGTERM a step is finished, and its state saved: nothing is lost, and on the CPU it goes on bitwise from there too.
+SIGKILL ends the process at once: what is lost is the work since the last checkpoint, at most one epoch and ten seconds.
+`stop_after` ends a job cleanly, between epochs, before a scheduler does.
 """
 
 import os
+import signal
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -39,6 +44,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from reaction.models.weights import cpu_copy
 from reaction.training import checkpoint
+from reaction.training.batch_norm import Layout, regroup, shares
 from reaction.training.schedules import learning_rate
 
 SECONDS_BETWEEN_CHECKPOINTS = 10
@@ -46,7 +52,7 @@ SECONDS_BETWEEN_LINES = 30
 
 
 class StopEarly(RuntimeError):
-    """The time allowed is used up and the state is saved: the same command goes on from there."""
+    """The time allowed is used up, or SIGTERM came, and the state is saved: the same command goes on from there."""
 
 
 class TrainingError(ValueError):
@@ -57,7 +63,8 @@ class TrainingError(ValueError):
 class Recipe:
     """How a run is optimised; the defaults are tsn-pytorch's for RGB on UCF-101.
 
-    batch: videos per step over all processes.  learning_rate, steps, factor, warmup_epochs: see `learning_rate`.
+    batch: videos per step over all processes.  bn_group: how many of them BatchNorm normalises together, None for all
+    (a last one alone joins those before).  learning_rate, steps, factor, warmup_epochs: see `learning_rate`.
     clip_gradient: largest norm of the gradient, None for no limit.  precision: Lightning Fabric's name for it.
     holdout: share of the training groups that only measures; `train` gets them as a dataset of their own.
     epochs: this run's own.  first_epoch: how many the runs before it have trained, whose weights it starts from.
@@ -75,6 +82,7 @@ class Recipe:
     clip_gradient: float | None = 20.0
     precision: str = "32-true"
     holdout: float = 0.0
+    bn_group: int | None = None
 
     @property
     def last(self) -> int:
@@ -105,51 +113,61 @@ def train(
     A row per epoch: epoch, loss, top1 (0 to 1), with `heldout` val_loss and val_top1, learning_rate, seconds. `clips`
     has `set_epoch` and gives items with `clip` (K, C, H, W), `label` and perhaps `map` (K, 1, H, W), as does `heldout`.
     A state in `checkpoints` with the same `identity` is continued; `stop_after` is in minutes. Raises StopEarly when
-    the next epoch would pass it, TrainingError when the loss is not finite, CheckpointError for another run's state.
+    the next epoch would pass it or at SIGTERM, TrainingError when the loss is not finite, CheckpointError for another
+    run's state.
     """
     started = saved = time.monotonic()
-    fabric = launch(recipe.precision)
+    fabric, layout = launch(recipe.precision), Layout()
+    if fabric.world_size > 1 or recipe.bn_group is not None:
+        regroup(model, layout)
     groups = parameter_groups(model, recipe.weight_decay)
     sgd = torch.optim.SGD(groups, lr=recipe.learning_rate, momentum=recipe.momentum)
     network, optimizer = fabric.setup(model, sgd)
     state, path = State(model, sgd, fabric), checkpoints / checkpoint.LAST
     state.resume(path, identity)
 
-    for epoch in range(recipe.first_epoch + len(state.history), recipe.last):
-        clips.set_epoch(epoch)
-        batches = epoch_batches(len(clips), recipe.batch, seed=seed, epoch=epoch)
-        progress = Progress(epoch, recipe.last, len(batches), report if fabric.is_global_zero else _silent)
-        network.train()
-        torch.manual_seed(_seed(seed, epoch, fabric.global_rank))  # dropout
-        for step, item in enumerate(_load(clips, _shares(batches, fabric), workers, fabric)):
-            rate = recipe.rate(epoch + (step + 0.5) / len(batches))  # mid-step, so that a warm-up's first step moves
-            for group in sgd.param_groups:
-                group["lr"] = rate
-            logits = network(item["clip"], item.get("map"))  # (B, classes)
-            losses = F.cross_entropy(logits, item["label"], reduction="none")  # (B,)
-            fabric.backward(losses.sum() * fabric.world_size / len(batches[step]))  # DDP takes the mean over processes
-            if recipe.clip_gradient is not None:
-                fabric.clip_gradients(network, optimizer, max_norm=recipe.clip_gradient, error_if_nonfinite=False)
-            optimizer.step()
-            optimizer.zero_grad()
-            progress.add(losses.detach(), logits.detach(), item)
-        measured = {} if heldout is None else measure(model, heldout, recipe.batch, workers, fabric)
-        state.add(progress.row(fabric, rate, measured))
-        progress.line(state.history[-1])
-        out_of_time = fabric.broadcast(_out_of_time(started, state.history[-1]["seconds"], stop_after))
-        finished = epoch + 1 == recipe.last
-        if finished or out_of_time or time.monotonic() - saved >= SECONDS_BETWEEN_CHECKPOINTS:
-            state.save(path, identity)
-            saved = time.monotonic()
-        if out_of_time and not finished:
-            raise StopEarly(f"stopped after epoch {epoch + 1} of {recipe.last}: run the same command to go on")
+    with _until_sigterm() as terminated:
+        for epoch in range(recipe.first_epoch + len(state.history), recipe.last):
+            clips.set_epoch(epoch)
+            batches = epoch_batches(len(clips), recipe.batch, seed=seed, epoch=epoch)
+            mine = [shares(batch, fabric.world_size, recipe.bn_group)[fabric.global_rank] for batch in batches]
+            progress = Progress(epoch, recipe.last, len(batches), report if fabric.is_global_zero else _silent)
+            network.train()
+            torch.manual_seed(_seed(seed, epoch, fabric.global_rank))  # dropout
+            first = state.enter(progress)
+            for step, item in enumerate(_load(clips, [s.videos for s in mine[first:]], workers, fabric), first):
+                layout.share = mine[step]
+                rate = recipe.rate(epoch + (step + 0.5) / len(batches))  # mid-step: a warm-up's first step moves
+                for group in sgd.param_groups:
+                    group["lr"] = rate
+                logits = network(item["clip"], item.get("map"))  # (B, classes)
+                losses = F.cross_entropy(logits, item["label"], reduction="none")  # (B,)
+                mean = losses.sum() * layout.counts / len(batches[step])
+                fabric.backward(mean * fabric.world_size)  # DDP takes the mean over processes
+                if recipe.clip_gradient is not None:
+                    fabric.clip_gradients(network, optimizer, max_norm=recipe.clip_gradient, error_if_nonfinite=False)
+                optimizer.step()
+                optimizer.zero_grad()
+                progress.add(losses.detach(), logits.detach(), item, layout.counts)
+                if step + 1 < len(batches) and _anywhere(terminated(), fabric):
+                    state.save(path, identity, within=progress)
+                    raise StopEarly(f"SIGTERM in epoch {epoch + 1} of {recipe.last}: run the same command to go on")
+            measured = {} if heldout is None else measure(model, heldout, recipe.batch, workers, fabric)
+            state.add(progress.row(fabric, rate, measured))
+            progress.line(state.history[-1])
+            late = _out_of_time(started, state.history[-1]["seconds"], stop_after) or terminated()
+            stopping, finished = _anywhere(late, fabric), epoch + 1 == recipe.last
+            if finished or stopping or _anywhere(time.monotonic() - saved >= SECONDS_BETWEEN_CHECKPOINTS, fabric):
+                state.save(path, identity)
+                saved = time.monotonic()
+            if stopping and not finished:
+                raise StopEarly(f"stopped after epoch {epoch + 1} of {recipe.last}: run the same command to go on")
     return state.history, state.best
 
 
 @torch.no_grad()
 def measure(model: nn.Module, heldout: Dataset, batch: int, workers: int, fabric: Fabric) -> dict[str, float]:
     """Mean cross-entropy `val_loss` and `val_top1` (0 to 1) of `heldout`, each process measuring its share."""
-    _share_buffers(model, fabric)
     model.eval()  # the caller's next epoch sets the training mode again
     mine = list(range(len(heldout)))[fabric.global_rank :: fabric.world_size]
     size = max(1, batch // fabric.world_size)
@@ -171,13 +189,14 @@ def best_row(history: Sequence[dict[str, float]]) -> dict[str, float]:
 
 @dataclass
 class State:
-    """A training between two epochs: what a killed one goes on from."""
+    """A training between two epochs, or two steps of one: what a killed one goes on from."""
 
     model: nn.Module
     sgd: torch.optim.Optimizer
     fabric: Fabric
     history: list[dict[str, float]] = field(default_factory=list)
     best: dict[str, Tensor] = field(default_factory=dict)
+    within: list[dict] | None = None  # of an epoch that is not at its end: what each process was about to do
 
     def add(self, row: dict[str, float]) -> None:
         """Enter an epoch, and keep its weights if it is the best so far."""
@@ -188,12 +207,15 @@ class State:
         if "val_loss" in row and best_row(self.history) is row:
             self.best = cpu_copy(self.model)
 
-    def save(self, path: Path, identity: str) -> None:
+    def save(self, path: Path, identity: str, *, within: "Progress | None" = None) -> None:
+        """Write the state to `path`; `within` is how far an epoch came that is not at its end."""
+        random = {"random": _generator(self.fabric).get_state()}
+        here = None if within is None else _everywhere(within.state() | random, self.fabric)
         scaler = self.fabric.strategy.precision.state_dict()  # empty but for fp16
         networks = {"model": self.model.state_dict(), "best": self.best}
         state = networks | {"optimizer": self.sgd.state_dict(), "scaler": scaler, "history": self.history}
         if self.fabric.is_global_zero:
-            checkpoint.save(path, state, identity=identity)
+            checkpoint.save(path, state | {"within": here}, identity=identity)
         self.fabric.barrier()
 
     def resume(self, path: Path, identity: str) -> None:
@@ -204,7 +226,17 @@ class State:
         self.model.load_state_dict(state["model"])
         self.sgd.load_state_dict(state["optimizer"])
         self.fabric.strategy.precision.load_state_dict(state["scaler"])
-        self.history, self.best = state["history"], state["best"]
+        self.history, self.best, self.within = state["history"], state["best"], state["within"]
+
+    def enter(self, progress: "Progress") -> int:
+        """The step to begin the epoch with: the first, unless it was left on the way."""
+        here, self.within = self.within, None
+        if here is None:
+            return 0
+        if len(here) == self.fabric.world_size:
+            _generator(self.fabric).set_state(here[self.fabric.global_rank]["random"])
+        progress.resume(here, self.fabric)
+        return progress.step
 
 
 def launch(precision: str) -> Fabric:
@@ -245,12 +277,12 @@ class Progress:
         self.step = self.images = 0
         self.sums: Tensor | float = 0.0  # loss, correct, videos: stays on the device, which is not waited for
 
-    def add(self, losses: Tensor, logits: Tensor, item: dict[str, Tensor]) -> None:
-        """Count one step: losses (B,), logits (B, classes)."""
-        self.sums = self.sums + _sums(losses, logits, item["label"])
+    def add(self, losses: Tensor, logits: Tensor, item: dict[str, Tensor], counts: float) -> None:
+        """Count one step: losses (B,), logits (B, classes); `counts` is 0 where they are a stand-in's."""
+        self.sums = self.sums + counts * _sums(losses, logits, item["label"])
         self.step += 1
         self.images += item["clip"].shape[0] * item["clip"].shape[1]
-        if time.monotonic() - self.told >= SECONDS_BETWEEN_LINES:
+        if counts and time.monotonic() - self.told >= SECONDS_BETWEEN_LINES:
             self.line(self._means(self.sums))
 
     def row(self, fabric: Fabric, rate: float, measured: dict[str, float]) -> dict[str, float]:
@@ -258,6 +290,17 @@ class Progress:
         self.images *= fabric.world_size
         means = self._means(fabric.all_reduce(self.sums, reduce_op="sum"))
         return {"epoch": self.epoch, **means, **measured, "learning_rate": rate, "seconds": self._seconds()}
+
+    def state(self) -> dict:
+        """What `resume` goes on from."""
+        return {"step": self.step, "sums": self.sums.cpu(), "images": self.images, "seconds": self._seconds()}
+
+    def resume(self, processes: list[dict], fabric: Fabric) -> None:
+        """Go on from every process's `state`: the first one counts what all of them have seen."""
+        self.step, self.images = processes[0]["step"], processes[0]["images"]
+        seen = sum(one["sums"] for one in processes).to(fabric.device)
+        self.sums = seen if fabric.is_global_zero else torch.zeros_like(seen)
+        self.started -= processes[0]["seconds"]
 
     def _means(self, sums: Tensor) -> dict[str, float]:
         loss, correct, videos = sums.tolist()
@@ -296,26 +339,52 @@ def _sums(losses: Tensor, logits: Tensor, labels: Tensor) -> Tensor:
     return torch.stack([losses.sum(), correct, correct.new_tensor(len(losses))])
 
 
-def _shares(batches: list[list[int]], fabric: Fabric) -> list[list[int]]:
-    """This process's videos of each batch."""
-    shares = [batch[fabric.global_rank :: fabric.world_size] for batch in batches]
-    if not all(shares):
-        raise TrainingError(f"{fabric.world_size} processes cannot share a batch of {min(map(len, batches))} videos")
-    return shares
+@contextmanager
+def _until_sigterm() -> Iterator[Callable[[], bool]]:
+    """Tells whether SIGTERM came meanwhile, which then ends nothing by itself."""
+    came = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield came.is_set  # Python lets no other thread handle signals
+        return
+    before = signal.signal(signal.SIGTERM, lambda number, frame: came.set())
+    try:
+        yield came.is_set
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
-def _share_buffers(model: nn.Module, fabric: Fabric) -> None:
-    """Give every process the first one's BatchNorm statistics, which are those that are saved."""
+def _anywhere(fact: bool, fabric: Fabric) -> bool:
+    """Whether it is so in any process: all must do the same."""
+    if fabric.world_size == 1:
+        return fact
+    return bool(fabric.all_reduce(torch.tensor(float(fact), device=fabric.device), reduce_op="max"))
+
+
+def _everywhere(state: dict, fabric: Fabric) -> list[dict]:
+    """Every process's `state`, by rank."""
+    found = [state] * fabric.world_size
     if fabric.world_size > 1:
-        for buffer in model.buffers():
-            torch.distributed.broadcast(buffer, src=0)
+        torch.distributed.all_gather_object(found, state)
+    return found
+
+
+def _generator(fabric: Fabric) -> torch.Generator:
+    """The generator that dropout draws from."""
+    on_gpu = fabric.device.type == "cuda"
+    return torch.cuda.default_generators[fabric.device.index] if on_gpu else torch.default_generator
+
+
+def _ignore_sigterm(worker: int) -> None:
+    # A scheduler signals every process of a job; without its workers a training could not finish its step.
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
 def _load(clips: Dataset, batches: list[list[int]], workers: int, fabric: Fabric) -> Iterator[dict[str, Tensor]]:
     # A loader per epoch: worker processes copy the dataset, and with it the epoch it is set to.
     generator = torch.Generator()  # without one the loader draws from the global stream that dropout uses
     on_gpu = fabric.device.type == "cuda"
-    loader = DataLoader(clips, batch_sampler=batches, num_workers=workers, pin_memory=on_gpu, generator=generator)
+    options = {"pin_memory": on_gpu, "generator": generator, "worker_init_fn": _ignore_sigterm}
+    loader = DataLoader(clips, batch_sampler=batches, num_workers=workers, **options)
     for item in loader:
         yield fabric.to_device(item)
 

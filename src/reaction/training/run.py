@@ -50,7 +50,8 @@ def train_run(
     if int(os.environ.get("RANK", 0)) == 0:
         _write_run(folder, {MODEL: cpu_copy(model), BEST: best}, config, history, _counts(clips, heldout))
         seconds = sum(row["seconds"] for row in history)
-        write_json(folder / "provenance.json", provenance(seconds, threads, workers=workers, weights=origin))
+        how = {"workers": workers, "weights": origin, "bn_group": recipe.bn_group or recipe.batch}
+        write_json(folder / "provenance.json", provenance(seconds, threads, **how))
         (checkpoints / checkpoint.LAST).unlink(missing_ok=True)
 
 
