@@ -75,6 +75,30 @@ def test_figures_name_every_run_once_and_order_the_classes(spec):
     assert [text for text in said if text in ("run", "walk", "hop")] == ["walk", "hop", "run"], "from below"
 
 
+def test_of_many_methods_each_has_its_own_panels_and_a_column_of_numbers(spec):
+    methods = [f"method{number}" for number in range(7)]
+    streams = {"method0": ("rgb",)}
+    for method in methods:
+        for number, stream in enumerate(streams.get(method, ("rgb", "flow"))):
+            spec["curves"].append(
+                {"name": f"{method}/{stream}", "folders": [f"models/{('rgb0', 'flow0')[number]}"] * 2}
+            )
+        spec["per_class"].append({"name": f"{method}/fusion", "folders": ["scores/b"]})
+    figures(spec, Path("many"))
+    said = texts("many_curves.svg")
+    assert [said.count(method) for method in ("tsn", *methods)] == [1] * 8
+    assert (said.count("rgb"), said.count("flow")) == (1, 1), "one legend, of streams that the first method lacks, too"
+    assert said.count("epoch") == 5, "below the last panel of each column"
+    paths = re.findall(r'clip-path="[^>]*', Path("many_curves.svg").read_text())
+    lines = [sum(colour in path for path in paths) for colour in ("#1f77b4", "#ff7f0e")]
+    assert lines == [2 * (2 + 7 * 2), 2 * (1 + 6 * 2)], "loss and top-1 of every run, rgb and flow"
+    said = texts("many_per_class.svg")
+    assert [text for text in said if text in ("run", "walk", "hop")] == ["walk", "hop", "run"], "from below"
+    assert said.count("tsn/fusion") == 1
+    assert [said.count(text) for text in ("75", "50")] == [2, 2], "of tsn (run 9 of 12, hop 2 of 4), and the scale"
+    assert said.count("100") == 7 + 1, "run, by each of the others, and the scale"
+
+
 def test_figures_have_the_same_bytes_each_time(spec):
     def draw(folder):
         confusion_matrix(np.array([[3, 1], [0, 0]]), ["walk", "run"], folder / "confusion.png")

@@ -16,6 +16,7 @@ from reaction.files import atomic
 
 DPI = 150
 DASHES = {"rgb": "-", "flow": "--"}
+FEW, ABREAST = 6, 5  # what one picture can tell apart by colour; of more methods, so many stand beside each other
 
 History = Mapping[str, NDArray]
 """A column of history.csv each, (epochs,)."""
@@ -125,18 +126,20 @@ def pooled(tables: Sequence[PerClass]) -> dict[str, float]:
 def training_curves(histories: Mapping[str, Sequence[History]], path: Path) -> None:
     """Loss and top-1 on the training clips over epochs, one line per run, as PNG and SVG beside each other.
 
-    `histories` maps `method/stream` to its runs. Runs of one name look alike; a method has a colour, a stream a dash.
+    `histories` maps `method/stream` to its runs. Runs of one name look alike. Of up to FEW methods each has a colour, a
+    stream a dash; of more, each has panels of its own.
     """
     methods = list(dict.fromkeys(name.split("/")[0] for name in histories))
+    (_curves_together if len(methods) <= FEW else _curves_apart)(histories, methods, path)
+
+
+def _curves_together(histories: Mapping[str, Sequence[History]], methods: Sequence[str], path: Path) -> None:
     figure = Figure(figsize=(9, 3.8), layout="constrained")
     losses, accuracies = figure.subplots(1, 2)
     for name, runs in histories.items():
         method, stream = name.split("/")
         look = {"color": f"C{methods.index(method)}", "linestyle": DASHES.get(stream, ":"), "linewidth": 1.1}
-        for number, run in enumerate(runs):
-            look |= {"label": name if number == 0 else None, "marker": "o" if len(run["epoch"]) == 1 else None}
-            losses.plot(run["epoch"] + 1, run["loss"], **look)
-            accuracies.plot(run["epoch"] + 1, 100 * run["top1"], **look)
+        _runs(losses, accuracies, runs, look | {"label": name})
     losses.set(xlabel="epoch", ylabel="training loss", ylim=(0, None))
     accuracies.set(xlabel="epoch", ylabel="training top-1 (%)", ylim=(0, 102))
     lines = losses.get_legend_handles_labels()
@@ -144,23 +147,89 @@ def training_curves(histories: Mapping[str, Sequence[History]], path: Path) -> N
     finish(figure, path)
 
 
+def _curves_apart(histories: Mapping[str, Sequence[History]], methods: Sequence[str], path: Path) -> None:
+    """Bands of panels, a method's loss above its top-1; all panels have the same axes."""
+    streams = list(dict.fromkeys(name.split("/")[1] for name in histories))
+    bands = -(-len(methods) // ABREAST)
+    figure = Figure(figsize=(1.9 * ABREAST, 2.6 * bands + 0.5), layout="constrained")
+    panels = figure.subplots(2 * bands, ABREAST, sharex=True, squeeze=False)
+    for place, method in enumerate(methods):
+        band, column = divmod(place, ABREAST)
+        losses, accuracies = panels[2 * band : 2 * band + 2, column]
+        for stream in streams:
+            look = {"color": f"C{streams.index(stream)}", "linestyle": DASHES.get(stream, ":"), "linewidth": 0.9}
+            _runs(losses, accuracies, histories.get(f"{method}/{stream}", ()), look | {"label": stream})
+        losses.set_title(method, fontsize=8)
+    _same_axes(panels, len(methods), max(run["loss"].max() for runs in histories.values() for run in runs))
+    drawn = (pair for axes in panels.flat for pair in zip(*axes.get_legend_handles_labels(), strict=True))
+    named = {label: line for line, label in drawn}
+    figure.legend(named.values(), named.keys(), loc="outside lower center", ncols=len(named), fontsize=8, frameon=False)
+    finish(figure, path)
+
+
+def _same_axes(panels: NDArray, methods: int, loss: float) -> None:
+    """Limits for all, names at the left and below the last of each column; what is left over of the last band, away."""
+    for row, line in enumerate(panels):
+        top = row % 2 == 0
+        for column, axes in enumerate(line):
+            place = row // 2 * ABREAST + column
+            axes.set(ylim=(0, 1.03 * loss if top else 102))
+            axes.tick_params(labelsize=7, labelleft=column == 0, labelbottom=not top and place + ABREAST >= methods)
+            axes.set_visible(place < methods)
+            axes.grid(linewidth=0.4, color="#dddddd")
+            if not top and place + ABREAST >= methods:
+                axes.set_xlabel("epoch", fontsize=8)
+        line[0].set_ylabel("training loss" if top else "top-1 (%)", fontsize=8)
+
+
+def _runs(losses: Axes, accuracies: Axes, runs: Sequence[History], look: Mapping[str, Any]) -> None:
+    """A line a run in both; only the first has the name, and one epoch is a point."""
+    for number, run in enumerate(runs):
+        own = {"label": look["label"] if number == 0 else None, "marker": "o" if len(run["epoch"]) == 1 else None}
+        losses.plot(run["epoch"] + 1, run["loss"], **{**look, **own})
+        accuracies.plot(run["epoch"] + 1, 100 * run["top1"], **{**look, **own})
+
+
 def class_accuracies(accuracies: Mapping[str, Mapping[str, float]], path: Path) -> None:
-    """Horizontal bars, as PNG and SVG: every class, best first by the first entry, one bar per entry.
+    """Accuracy of every class, best first by the first entry, as PNG and SVG: bars, or of many entries a coloured grid.
 
     `accuracies` maps what is compared to fractions by class, NaN for a class without videos.
     """
     classes = list(next(iter(accuracies.values())))
     values = {name: np.array([of_class[one] for one in classes]) for name, of_class in accuracies.items()}
     order = np.argsort(np.nan_to_num(next(iter(values.values())), nan=-1), kind="stable")
-    height = 0.8 / len(accuracies)
+    sorted_values = {name: 100 * shares[order] for name, shares in values.items()}
+    (_class_bars if len(accuracies) <= FEW else _class_grid)([classes[one] for one in order], sorted_values, path)
+
+
+def _class_bars(classes: Sequence[str], values: Mapping[str, NDArray], path: Path) -> None:
+    """Horizontal bars, the first class lowest, one bar per entry."""
+    height = 0.8 / len(values)
     figure = Figure(figsize=(6, 0.26 * len(classes) + 1.4), layout="constrained")
     axes = figure.add_subplot()
     for position, (name, shares) in enumerate(values.items()):
         rows = np.arange(len(classes)) + 0.4 - height * (position + 0.5)
-        axes.barh(rows, 100 * shares[order], height, label=name)
-    axes.set_yticks(range(len(classes)), [classes[label] for label in order], fontsize=8)
+        axes.barh(rows, shares, height, label=name)
+    axes.set_yticks(range(len(classes)), classes, fontsize=8)
     axes.set(xlabel="accuracy (%)", xlim=(0, 100), ylim=(-0.6, len(classes) - 0.4))
     figure.legend(loc="outside lower center", ncols=2, fontsize=8, frameon=False)
+    finish(figure, path)
+
+
+def _class_grid(classes: Sequence[str], values: Mapping[str, NDArray], path: Path) -> None:
+    """A column per entry, a row per class, the first lowest; the accuracy in numbers and as colour."""
+    shares = np.stack(list(values.values()), axis=1)  # (classes, entries)
+    size = (0.34 * shares.shape[1] + 2.6, 0.2 * shares.shape[0] + 2.4)
+    figure = Figure(figsize=size, layout="constrained")
+    axes = figure.add_subplot()
+    image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=100, aspect="auto", origin="lower")
+    for row, column in np.argwhere(~np.isnan(shares)):
+        colour = "white" if shares[row, column] > 55 else "black"
+        axes.text(column, row, f"{shares[row, column]:.0f}", ha="center", va="center", fontsize=6, color=colour)
+    axes.set_yticks(range(len(classes)), classes, fontsize=7.5)
+    axes.set_xticks(range(len(values)), list(values), fontsize=7.5, rotation=90)
+    axes.tick_params(length=0)
+    figure.colorbar(image, ax=axes, label="accuracy (%)", shrink=0.6, aspect=25)
     finish(figure, path)
 
 
