@@ -175,6 +175,9 @@ class StreamRecipe(Model):
     mean_flow: bool = Field(
         False, description="each displacement field loses its mean vector (Two-Stream, section 3.1)"
     )
+    bn_group: Annotated[int, Field(ge=2)] | None = Field(
+        None, description="videos that BatchNorm normalises together, however many processes share the batch: all of it"
+    )
 
 
 class MapInput(Model):

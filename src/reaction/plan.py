@@ -482,6 +482,7 @@ def _stack(recipe: StreamRecipe, stream: str, override: int | None) -> int:
 def _training(recipe: StreamRecipe, scale: Scale) -> dict[str, Any]:
     """The recipe's schedule under a scale."""
     kept = {"factor", "momentum", "weight_decay", "clip_gradient", "precision", "holdout"}
+    kept |= {"bn_group"} if recipe.bn_group else set()
     return recipe.model_dump(mode="json", include=kept) | {
         "epochs": scale.epochs or recipe.epochs,
         "steps": list(recipe.steps if scale.steps is None else scale.steps),

@@ -1,11 +1,14 @@
 """Batch normalisation by groups, in one process; tests/training/test_distributed.py has it in several."""
 
 import copy
+from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from torch import nn
 
+from reaction import params, plan
 from reaction.training.batch_norm import GroupedBatchNorm2d, Layout, Share, regroup, shares
 
 
@@ -98,3 +101,20 @@ def test_groups_do_not_depend_on_the_number_of_processes():
         return sorted(found)
 
     assert as_sets(1) == as_sets(2) == as_sets(4) == [(0, 1, 2, 3, 4), (5, 6, 7, 8, 9, 10)], "a single one joins"
+
+
+def test_the_size_of_a_group_is_a_parameter_and_part_of_the_artifact():
+    values = yaml.safe_load((Path(__file__).parents[2] / "params.yaml").read_text())
+
+    def trained():
+        made = plan.Plan(params.parse(values)).needed("synthetic").values()
+        return next(one for one in made if one.rule == "train" and one.config["method"] == "tsn")
+
+    plain = trained()
+    tsn = values["methods"]["tsn"]["streams"]
+    recipe = values["schedules"][tsn["rgb"]] if isinstance(tsn["rgb"], str) else tsn["rgb"]
+    values["methods"]["tsn"]["streams"] = {"rgb": recipe | {"bn_group": 32}, "flow": tsn["flow"]}
+    grouped = trained()
+    assert "bn_group" not in plain.config["training"]
+    assert grouped.config["training"] == plain.config["training"] | {"bn_group": 32}
+    assert grouped.folder != plain.folder

@@ -226,7 +226,8 @@ class State:
         self.model.load_state_dict(state["model"])
         self.sgd.load_state_dict(state["optimizer"])
         self.fabric.strategy.precision.load_state_dict(state["scaler"])
-        self.history, self.best, self.within = state["history"], state["best"], state["within"]
+        self.history, self.best = state["history"], state["best"]
+        self.within = state.get("within")  # older states have none
 
     def enter(self, progress: "Progress") -> int:
         """The step to begin the epoch with: the first, unless it was left on the way."""
