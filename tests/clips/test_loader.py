@@ -7,7 +7,8 @@ from torch.utils.data import DataLoader
 
 from reaction.clips.loader import Augmentation, Stream, TestClips, TrainClips, WholeFrames
 from reaction.clips.maps import ConstantMaps, StoredMaps
-from reaction.clips.samplers import train_segments
+from reaction.clips.samplers import test_segments, train_segments
+from reaction.clips.transforms import Crop, test_crops
 from reaction.data.index import Video
 from reaction.data.store import Shards, ShardWriter, encode_jpeg, shard_name
 
@@ -340,6 +341,53 @@ def test_less_its_mean_a_pan_is_no_motion_whatever_the_crop_and_flip():
         assert plain[0]["clip"].abs().min() > 1e-3
     whole = WholeFrames(videos("a"), frames, stream=CENTRED, input=INPUT, every=2)[0]["clip"]
     assert whole.abs().max() < 1e-6
+
+
+def slowly(blobs, stream, starts, crop, flipped):
+    """The clip (K, C, h, w) of the segments at `starts`, picture by picture and segment by segment."""
+    clip = []
+    for start in starts:
+        for step in range(stream.stack):
+            image = cv2.imdecode(
+                np.frombuffer(blobs[min(start + step, len(blobs) - 1)], np.uint8), cv2.IMREAD_UNCHANGED
+            )
+            planes = np.split(image, 2) if stream.name == "flow" else list(image[..., ::-1].transpose(2, 0, 1))
+            for k, plane in enumerate(planes):
+                patch = np.ascontiguousarray(plane[crop.y : crop.y + crop.h, crop.x : crop.x + crop.w])
+                patch = cv2.resize(patch, (INPUT, INPUT), interpolation=cv2.INTER_LINEAR)
+                patch = patch[:, ::-1] if flipped else patch
+                patch = 255 - patch if flipped and stream.name == "flow" and k == 0 else patch
+                clip.append(patch.astype(np.float32) * np.float32(2 / 255) - np.float32(1))
+    return np.stack(clip).reshape(len(starts), -1, INPUT, INPUT)
+
+
+@pytest.mark.parametrize("count", [4, 40], ids=["short: segments share pictures", "long"])
+@pytest.mark.parametrize("stream", [RGB, FLOW, COLOURS], ids=["rgb", "flow", "colours"])
+def test_clips_are_to_the_bit_what_the_plain_way_gives(stream, count):
+    rng = np.random.default_rng(0)
+    if stream.name == "flow":
+        frames = MemoryShards({"a": flow_blobs(rng.integers(0, 256, (count, 2, HEIGHT, WIDTH), dtype=np.uint8))})
+    else:
+        frames = coloured_shards(count)
+    blobs = frames.blobs["a"]
+    clips = train_clips(frames, stream=stream)
+    for epoch in range(8):
+        clips.set_epoch(epoch)
+        rng = np.random.default_rng([5, epoch, 0])
+        starts = train_segments(count, 3, stream.span, rng)
+        expected = slowly(blobs, stream, starts, *clips._augment(WIDTH, HEIGHT, rng))
+        np.testing.assert_array_equal(clips[0]["clip"].numpy(), expected)
+    options = {"stream": stream, "segments": 4, "input": INPUT, "sampler": "tsn"}
+    starts = test_segments(count, 4, stream.span)
+    for crops in (1, 10):
+        views = [slowly(blobs, stream, starts, *view) for view in test_crops(WIDTH, HEIGHT, 42, crops)]
+        expected = np.stack(views, axis=1).reshape(-1, *views[0].shape[1:])
+        np.testing.assert_array_equal(
+            TestClips(videos("a"), frames, crops=crops, **options)[0]["clip"].numpy(), expected
+        )
+    expected = slowly(blobs, stream, range(0, count, 3), Crop(0, 0, WIDTH, HEIGHT), False)
+    whole = WholeFrames(videos("a"), frames, stream=stream, input=INPUT, every=3)[0]["clip"]
+    np.testing.assert_array_equal(whole.numpy(), expected)
 
 
 def test_wrong_settings_are_refused():

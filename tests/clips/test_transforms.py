@@ -4,8 +4,8 @@ import pytest
 
 from reaction.clips.transforms import (
     Crop,
-    apply_crop,
     crop_sizes,
+    cut,
     fixed_offsets,
     flip,
     mean_flow,
@@ -84,51 +84,63 @@ def ramp(height, width, channels, interleaved):
 @pytest.mark.parametrize("crop", [Crop(3, 5, 16, 12), Crop(0, 0, 40, 30), Crop(8, 2, 24, 24)])
 def test_a_cropped_ramp_in_closed_form(crop, channels, interleaved):
     size = 24
-    patch = apply_crop(ramp(30, 40, channels, interleaved), crop, size)
+    image = ramp(30, 40, channels, interleaved)
+    planes = cut([image, image + 500], crop, size)
     centres = np.arange(size) + 0.5  # bilinear between pixel centres, the crop's border repeated
     x = crop.x + np.clip(centres * crop.w / size - 0.5, 0, crop.w - 1)
     y = crop.y + np.clip(centres * crop.h / size - 0.5, 0, crop.h - 1)
-    expected = x[None, :, None] + 1000 * y[:, None, None] + np.arange(channels)
-    assert patch.shape == (size, size, channels)
-    np.testing.assert_allclose(patch, expected, atol=0.01)  # float32 at 30000
+    expected = x + 1000 * y[:, None] + np.arange(channels)[:, None, None]
+    assert planes.shape == (2, channels, size, size)
+    np.testing.assert_allclose(planes, [expected, expected + 500], atol=0.01)  # float32 at 30000
 
 
 def test_both_layouts_give_the_same_bytes():
     image = np.random.default_rng(0).integers(0, 256, (48, 64, 20), dtype=np.uint8)
     planar = np.moveaxis(np.ascontiguousarray(np.moveaxis(image, -1, 0)), 0, -1)
     crop = Crop(7, 3, 42, 36)
-    assert apply_crop(image, crop, 31).dtype == np.uint8
-    np.testing.assert_array_equal(apply_crop(image, crop, 31), apply_crop(planar, crop, 31))
+    assert cut([image], crop, 31).dtype == np.uint8
+    np.testing.assert_array_equal(cut([image], crop, 31), cut([planar], crop, 31))
+
+
+@pytest.mark.parametrize("shape", [(48, 64, 3), (48, 64, 2), (48, 64, 1), (48, 64)])
+@pytest.mark.parametrize("dtype", [np.uint8, np.float32])
+def test_what_is_cut_is_opencvs_resized_patch_to_the_bit(shape, dtype):
+    rng = np.random.default_rng(0)
+    pictures = [rng.integers(0, 256, shape).astype(dtype) for _ in range(3)]
+    for crop in (Crop(7, 3, 42, 36), Crop(0, 0, 64, 48), Crop(16, 9, 31, 31)):
+        patches = [picture[crop.y : crop.y + crop.h, crop.x : crop.x + crop.w] for picture in pictures]
+        resized = [cv2.resize(patch, (31, 31), interpolation=cv2.INTER_LINEAR).reshape(31, 31, -1) for patch in patches]
+        np.testing.assert_array_equal(cut(pictures, crop, 31), np.stack(resized).transpose(0, 3, 1, 2))
 
 
 def test_a_crop_of_the_inputs_size_is_cut_out_untouched():
     image = np.random.default_rng(0).integers(0, 256, (48, 64, 3), dtype=np.uint8)
-    np.testing.assert_array_equal(apply_crop(image, Crop(7, 3, 32, 32), 32), image[3:35, 7:39])
-    np.testing.assert_array_equal(apply_crop(image[..., 0], Crop(7, 3, 32, 32), 32), image[3:35, 7:39, 0])
+    patch = image[3:35, 7:39].transpose(2, 0, 1)
+    np.testing.assert_array_equal(cut([image], Crop(7, 3, 32, 32), 32)[0], patch)
+    np.testing.assert_array_equal(cut([image[..., 0]], Crop(7, 3, 32, 32), 32)[0, 0], patch[0])
 
 
 @pytest.mark.parametrize("stream", ["rgb", "flow"])
-@pytest.mark.parametrize("shape", [(6, 8, 6), (6, 8)])
+@pytest.mark.parametrize("shape", [(6, 8, 8), (2, 5, 2, 6, 8)])
 @pytest.mark.parametrize("dtype", [np.uint8, np.float32])
 def test_flipping_twice_changes_nothing(stream, shape, dtype):
-    image = np.random.default_rng(0).integers(0, 256, shape).astype(dtype)
-    before = image.copy()
-    np.testing.assert_array_equal(flip(flip(image, stream), stream), image)
-    np.testing.assert_array_equal(image, before)
+    planes = np.random.default_rng(0).integers(0, 256, shape).astype(dtype)
+    before = planes.copy()
+    np.testing.assert_array_equal(flip(flip(planes, stream), stream), planes)
+    np.testing.assert_array_equal(planes, before)
 
 
 def test_flip_mirrors_and_only_x_flow_changes_sign():
-    image = np.arange(24, dtype=np.float32).reshape(2, 3, 4)
-    mirrored = image[:, ::-1]
-    np.testing.assert_array_equal(flip(image, "rgb"), mirrored)
-    np.testing.assert_array_equal(flip(image, "flow"), mirrored * [-1, 1, -1, 1])
-    np.testing.assert_array_equal(flip(image[..., 0], "flow"), mirrored[..., 0])
+    planes = np.arange(24, dtype=np.float32).reshape(4, 2, 3)
+    mirrored = planes[:, :, ::-1]
+    np.testing.assert_array_equal(flip(planes, "rgb"), mirrored)
+    np.testing.assert_array_equal(flip(planes, "flow"), mirrored * np.array([-1, 1, -1, 1])[:, None, None])
     with pytest.raises(ValueError, match="'depth'"):
-        flip(image, "depth")
+        flip(planes, "depth")
 
 
 def test_bytes_and_normalised_values_flip_alike():
-    stored = np.random.default_rng(0).integers(0, 256, (6, 8, 4), dtype=np.uint8)
+    stored = np.random.default_rng(0).integers(0, 256, (4, 6, 8), dtype=np.uint8)
     np.testing.assert_allclose(normalise(flip(stored, "flow")), flip(normalise(stored), "flow"), atol=1e-6)
 
 
@@ -141,7 +153,8 @@ def test_flipped_flow_is_the_flow_of_the_flipped_scene():
     mirrored = farneback(np.ascontiguousarray(first[:, ::-1]), np.ascontiguousarray(second[:, ::-1]))
     inside = np.s_[15:-15, 15:-15]
     np.testing.assert_allclose(np.median(flow[inside], axis=(0, 1)), [3, -2], atol=0.1)
-    assert np.abs(flip(flow, "flow") - mirrored)[inside].max() < 0.1
+    flipped = flip(flow.transpose(2, 0, 1), "flow").transpose(1, 2, 0)
+    assert np.abs(flipped - mirrored)[inside].max() < 0.1
 
 
 def farneback(first, second):
@@ -160,10 +173,10 @@ def test_mean_flow_comes_off_the_whole_field_before_crop_and_flip(flipped):
     rng = np.random.default_rng(0)
     fields = rng.integers(0, 256, (3, 12, 16, 2)).astype(np.uint8)
     crop = Crop(3, 2, 8, 8)
-    patches = [apply_crop(field, crop, 8) for field in fields]
-    patches = [flip(patch, "flow") for patch in patches] if flipped else patches
+    planes = cut(fields, crop, 8)
+    planes = flip(planes, "flow") if flipped else planes
     places = np.array([[0, 1], [1, 2]])  # two stacks of two fields
-    stacks = normalise(np.stack([np.moveaxis(patch, -1, 0) for patch in patches])[places].reshape(2, 4, 8, 8))
+    stacks = normalise(planes[places].reshape(2, 4, 8, 8))
     result = subtract_mean_flow(stacks, mean_flow(fields)[places], flipped)
 
     vectors = fields / 127.5 - 1  # the same in floats, vector by vector

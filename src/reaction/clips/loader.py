@@ -20,7 +20,7 @@ from reaction.clips.rgbdiff import frame_differences, frames_needed
 from reaction.clips.samplers import stack_indices, test_segments, train_segments
 from reaction.clips.transforms import (
     Crop,
-    apply_crop,
+    cut,
     flip,
     mean_flow,
     multi_scale_crop,
@@ -98,6 +98,12 @@ class _Pictures(NamedTuple):
         """Height and width."""
         return self.images[0].shape[:2]
 
+    def spread(self, planes: np.ndarray) -> np.ndarray:
+        """What (U, ...) holds of each image, segment by segment: (K, span, ...)."""
+        if np.array_equal(self.places.ravel(), np.arange(len(planes))):  # as mostly in training: nothing to copy
+            return planes.reshape(*self.places.shape, *planes.shape[1:])
+        return planes[self.places]
+
 
 class _Clips(Dataset):
     def __init__(
@@ -129,14 +135,13 @@ class _Clips(Dataset):
 
     def _view(self, pictures: _Pictures, crop: Crop, flipped: bool) -> np.ndarray:
         """The segments seen through one crop, float32 (K, C, h, w)."""
-        patches = (apply_crop(image, crop, self.input) for image in pictures.images)
+        planes = cut(pictures.images, crop, self.input)  # (U, c, h, w)
         if flipped:
-            patches = (flip(patch, self.stream.modality) for patch in patches)
-        planes = np.stack([np.moveaxis(patch, -1, 0) for patch in patches])  # (U, c, h, w)
-        stacks = planes[pictures.places]  # (K, span, c, h, w)
+            planes = flip(planes, self.stream.modality)
         if self.stream.name == "rgbdiff":
-            return frame_differences(stacks)
-        clip = normalise(stacks.reshape(len(stacks), self.stream.channels, self.input, self.input))
+            return frame_differences(pictures.spread(planes))
+        stacks = pictures.spread(normalise(planes))  # each picture once, however many segments it is in
+        clip = stacks.reshape(len(stacks), self.stream.channels, self.input, self.input)
         if pictures.means is None:
             return clip
         return subtract_mean_flow(clip, pictures.means[pictures.places], flipped)
@@ -147,10 +152,8 @@ class _Clips(Dataset):
 
     def _map_view(self, maps: Sequence[np.ndarray], crop: Crop, flipped: bool) -> np.ndarray:
         """The maps of the segments seen through the same crop, float32 (K, 1, h, w)."""
-        patches = [apply_crop(map, crop, self.input) for map in maps]
-        if flipped:
-            patches = [flip(patch, self.stream.modality) for patch in patches]
-        return np.stack(patches)[:, None]
+        patches = cut(maps, crop, self.input)
+        return flip(patches, "rgb") if flipped else patches
 
     def _item(self, index: int, **arrays: np.ndarray) -> Item:
         item = {name: torch.from_numpy(array) for name, array in arrays.items()}
@@ -281,12 +284,14 @@ class WholeFrames(_Clips):
 
 def _decode(blob: bytes, modality: str) -> np.ndarray:
     """A stored item as an (H, W, c) image; flow stays plane by plane in memory."""
-    return decode_rgb(blob) if modality == "rgb" else np.moveaxis(decode_flow(blob), 0, -1)
+    return decode_rgb(blob) if modality == "rgb" else decode_flow(blob).transpose(1, 2, 0)
 
 
 def _side_by_side(views: Iterator[np.ndarray], count: int) -> np.ndarray:
     """Per-crop arrays (K, C, h, w) to (K * count, C, h, w), segment-major; they are taken, and freed, one by one."""
     first = next(views)
+    if count == 1:
+        return first
     whole = np.empty((len(first), count, *first.shape[1:]), first.dtype)  # (K, crops, C, h, w)
     for place, view in enumerate(chain([first], views)):
         whole[:, place] = view

@@ -1,8 +1,8 @@
 """Crops, flips and normalisation of frames, flow stacks and attention maps.
 
-Images are (H, W, C) arrays, maps (H, W). Crops are cut before they are resized, with OpenCV's bilinear rule and without
-anti-aliasing, as TSN's Caffe layer does. Flow values are not rescaled with the picture (TSN). Crop law: tsn-pytorch
-transforms.py, GroupMultiScaleCrop and GroupOverSample.
+Images are (H, W, C) arrays and maps (H, W); cut to the network's input both are planes (C, h, w). Crops are cut before
+they are resized, with OpenCV's bilinear rule and without anti-aliasing, as TSN's Caffe layer does. Flow values are not
+rescaled with the picture (TSN). Crop law: tsn-pytorch transforms.py, GroupMultiScaleCrop and GroupOverSample.
 """
 
 from collections.abc import Sequence
@@ -89,33 +89,38 @@ def test_crops(width: int, height: int, size: int, count: int) -> list[tuple[Cro
 test_crops.__test__ = False  # pytest would collect the name
 
 
-def apply_crop(image: np.ndarray, crop: Crop, input: int) -> np.ndarray:
-    """The crop of an (H, W, C) image or (H, W) map, resized to `input` x `input`, in the dtype it came in."""
-    patch = image[crop.y : crop.y + crop.h, crop.x : crop.x + crop.w]
-    interleaved = patch.ndim == 2 or patch.strides[2] == patch.itemsize
-    if interleaved:
-        return _resize(patch, input).reshape(input, input, *patch.shape[2:])
-    # Flow is stored plane by plane: OpenCV reads each plane where it lies, and the result keeps that layout.
-    return np.moveaxis(np.stack([_resize(plane, input) for plane in np.moveaxis(patch, -1, 0)]), 0, -1)
+def cut(pictures: Sequence[np.ndarray], crop: Crop, input: int) -> np.ndarray:
+    """The crop of n images (H, W, C) or maps (H, W), resized: planes (n, C, input, input) in the dtype they came in."""
+    channels = pictures[0].shape[2] if pictures[0].ndim == 3 else 1
+    planes = np.empty((len(pictures), channels, input, input), pictures[0].dtype)
+    for picture, target in zip(pictures, planes, strict=True):
+        _cut(picture[crop.y : crop.y + crop.h, crop.x : crop.x + crop.w], target)
+    return planes
 
 
-def _resize(patch: np.ndarray, input: int) -> np.ndarray:
-    return cv2.resize(patch, (input, input), interpolation=cv2.INTER_LINEAR)
+def _cut(patch: np.ndarray, target: np.ndarray) -> None:
+    """Resize a patch (h, w, C) or (h, w) into `target` (C, h', w'), where OpenCV writes without a copy."""
+    shape = target.shape[:0:-1]  # OpenCV wants the width first
+    if patch.ndim == 3 and patch.shape[2] > 1 and patch.strides[2] == patch.itemsize:  # colours side by side
+        cv2.split(cv2.resize(patch, shape, interpolation=cv2.INTER_LINEAR), list(target))
+        return
+    planes = patch[None] if patch.ndim == 2 else patch.transpose(2, 0, 1)  # flow lies plane by plane in memory
+    for plane, resized in zip(planes, target, strict=True):
+        cv2.resize(plane, shape, dst=resized, interpolation=cv2.INTER_LINEAR)
 
 
-def flip(image: np.ndarray, modality: str) -> np.ndarray:
-    """The image of the mirrored scene, (H, W, C), or the mirrored (H, W) map.
+def flip(planes: np.ndarray, modality: str) -> np.ndarray:
+    """Planes (..., C, h, w) of the mirrored scene. A map has no sign, and is flipped as `rgb` is.
 
     In flow the even channels are horizontal and change sign: -v for normalised values, 255 - q for stored ones, which
     the unbiased reading of 8-bit flow makes the same.
     """
     if modality not in MODALITIES:
         raise ValueError(f"modality {modality!r}: allowed are {' and '.join(MODALITIES)}")
-    mirrored = image[:, ::-1]
-    if modality == "rgb" or image.ndim == 2:
-        return mirrored
-    mirrored = mirrored.copy(order="K")
-    mirrored[..., ::2] = 255 - mirrored[..., ::2] if image.dtype == np.uint8 else -mirrored[..., ::2]
+    mirrored = np.ascontiguousarray(planes[..., ::-1])
+    if modality == "flow":
+        horizontal = mirrored[..., ::2, :, :]
+        horizontal[...] = 255 - horizontal if planes.dtype == np.uint8 else -horizontal
     return mirrored
 
 

@@ -18,6 +18,7 @@ import json
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Self
@@ -159,6 +160,25 @@ class MapWriter(_Writer):
         self._append(name, maps)
 
 
+class _Shard:
+    """An open shard. Its datasets are opened once: that takes HDF5 longer than to read a picture."""
+
+    def __init__(self, file: h5py.File) -> None:
+        self.filename: str = file.filename
+        self._file = file
+        self._datasets: dict[str, h5py.Dataset] = {}
+
+    def __getitem__(self, name: str) -> h5py.Dataset:
+        if name not in self._datasets:
+            self._datasets[name] = self._file[name]
+        return self._datasets[name]
+
+    @cached_property
+    def maps(self) -> list[str]:
+        """The datasets that hold maps, addend by addend."""
+        return sorted(name for name in self._file if name.startswith("map"))
+
+
 class _Folder:
     """The shards of one folder, opened at the first use and again after a fork: HDF5 handles do not survive one."""
 
@@ -195,7 +215,7 @@ class _Folder:
         paths = sorted(self.folder.glob("shard-*.h5"))
         if not paths:
             raise StoreError(f"{self.folder} holds no shards: run the rule that makes it")
-        self._where: dict[str, tuple[h5py.File, int, int]] = {}
+        self._where: dict[str, tuple[_Shard, int, int]] = {}
         self._attributes: dict[str, Any] = {}
         for path in paths:
             self._open_shard(path)
@@ -212,9 +232,10 @@ class _Folder:
             {key: value for key, value in self._attributes.items() if key not in ("libraries", "backend")},
         )
         self._attributes = attributes
-        self._where |= {name: (file, *span) for name, span in zip(names, pairwise(first), strict=True)}
+        shard = _Shard(file)
+        self._where |= {name: (shard, *span) for name, span in zip(names, pairwise(first), strict=True)}
 
-    def _find(self, video: str) -> tuple[h5py.File, int, int]:
+    def _find(self, video: str) -> tuple[_Shard, int, int]:
         self._opened()
         if video not in self._where:
             shards = self._attributes.get("shards")
@@ -231,17 +252,15 @@ class Shards(_Folder):
 
     def read(self, video: str, indices: Sequence[int] | np.ndarray) -> list[bytes]:
         """The stored JPEG of each of a video's items `indices`, 0-based, in that order; neighbours cost one read."""
-        file, start, stop = self._find(video)
-        wanted = np.asarray(indices, np.int64)
-        if wanted.size and not 0 <= wanted.min() <= wanted.max() < stop - start:
-            raise IndexError(
-                f"{video} has {stop - start} items in {file.filename}, not those asked for: {wanted.tolist()}"
-            )
+        shard, start, stop = self._find(video)
+        wanted = np.asarray(indices, np.int64).tolist()
+        if wanted and not 0 <= min(wanted) <= max(wanted) < stop - start:
+            raise IndexError(f"{video} has {stop - start} items in {shard.filename}, not those asked for: {wanted}")
         blobs: dict[int, bytes] = {}
-        with _blame(file.filename):
-            for run in _runs(np.unique(wanted)):
-                blobs |= _read_run(file, start, run)
-        return [blobs[index] for index in wanted.tolist()]
+        with _blame(shard.filename):
+            for first, last in _runs(wanted):
+                blobs |= _read_run(shard, start, first, last)
+        return [blobs[index] for index in wanted]
 
 
 class Maps(_Folder):
@@ -249,33 +268,39 @@ class Maps(_Folder):
 
     def read(self, video: str, k: int) -> np.ndarray:
         """The video's k-th stored map, float32 (h, w); of a sum, the first addend."""
-        file, place = self._place(video, k)
-        with _blame(file.filename):
-            return file["map"][place]
+        shard, place = self._place(video, k)
+        with _blame(shard.filename):
+            return shard["map"][place]
 
     def parts(self, video: str, k: int) -> list[np.ndarray]:
         """The addends of the video's k-th stored map, float32 (h, w) each, of one resolution each."""
-        file, place = self._place(video, k)
-        with _blame(file.filename):
-            return [file[name][place] for name in sorted(file) if name.startswith("map")]
+        shard, place = self._place(video, k)
+        with _blame(shard.filename):
+            return [shard[name][place] for name in shard.maps]
 
-    def _place(self, video: str, k: int) -> tuple[h5py.File, int]:
-        file, start, stop = self._find(video)
+    def _place(self, video: str, k: int) -> tuple[_Shard, int]:
+        shard, start, stop = self._find(video)
         if not 0 <= k < stop - start:
-            raise IndexError(f"{video} has {stop - start} maps in {file.filename}; there is no map {k}")
-        return file, start + k
+            raise IndexError(f"{video} has {stop - start} maps in {shard.filename}; there is no map {k}")
+        return shard, start + k
 
 
-def _runs(indices: np.ndarray) -> list[np.ndarray]:
-    """Sorted indices, cut where they are not neighbours."""
-    return np.split(indices, np.flatnonzero(np.diff(indices) != 1) + 1) if len(indices) else []
+def _runs(indices: Iterable[int]) -> list[tuple[int, int]]:
+    """First and last of each stretch of neighbours among `indices`, in ascending order."""
+    runs: list[tuple[int, int]] = []
+    for index in sorted(set(indices)):
+        if runs and index == runs[-1][1] + 1:
+            runs[-1] = runs[-1][0], index
+        else:
+            runs.append((index, index))
+    return runs
 
 
-def _read_run(file: h5py.File, start: int, run: np.ndarray) -> dict[int, bytes]:
-    offset = file["offset"][start + run[0] : start + run[-1] + 2]
-    data = file["blob"][offset[0] : offset[-1]].tobytes()
-    ends = (offset - offset[0]).tolist()
-    return {int(index): data[ends[i] : ends[i + 1]] for i, index in enumerate(run)}
+def _read_run(shard: _Shard, start: int, first: int, last: int) -> dict[int, bytes]:
+    """The JPEGs of a video's items `first` to `last`; its items begin at `start`. Two reads, however many they are."""
+    ends = shard["offset"][start + first : start + last + 2].tolist()
+    data = shard["blob"][ends[0] : ends[-1]].tobytes()
+    return {first + i: data[a - ends[0] : b - ends[0]] for i, (a, b) in enumerate(pairwise(ends))}
 
 
 @contextmanager
