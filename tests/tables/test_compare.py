@@ -258,6 +258,16 @@ def test_mcnemar_of_one_run_of_several_and_of_runs_whose_videos_lie_in_another_o
     assert thrice.mcnemar == pytest.approx(2 * p), "the same run three times is no stronger evidence"
 
 
+def test_a_comparison_of_several_runs_tells_how_far_they_differ():
+    right = {("new", 0): 50, ("new", 1): 70, ("old", 0): 45, ("old", 1): 40}
+    runs = [result(hits(many, 100), method=name, seed=seed) for (name, seed), many in right.items()]
+    [pair] = pair_of(runs)
+    assert (pair.difference, pair.runs) == (pytest.approx(17.5), 2)
+    assert pair.difference_std == pytest.approx(np.std([5, 30], ddof=1))
+    [single] = pair_of(runs[::2])
+    assert (single.difference, single.difference_std, single.runs) == (pytest.approx(5), None, 1)
+
+
 def test_split_sets_keep_single_splits_and_means_apart():
     claims = paper(
         {"splits": [1, 2, 3], "value": 68.5},

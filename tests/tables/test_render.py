@@ -11,7 +11,7 @@ import yaml
 from reaction.evaluation.fuse import evaluate_scores
 from reaction.files import write_json, write_text
 from reaction.tables.compare import Comparison, build_rows
-from reaction.tables.render import TableError, read_spec, table, to_csv, to_markdown
+from reaction.tables.render import TableError, read_spec, table, to_csv, to_latex, to_markdown
 
 N = 100
 CLAIM = {
@@ -144,8 +144,55 @@ def test_dependent_videos_are_drawn_by_the_groups_of_the_index(spec):
 
 def test_a_column_of_one_digit_is_still_a_markdown_table(spec):
     row = build_rows(read_spec(spec), [], [])[0]
-    lines = to_markdown(read_spec(spec), [replace(row, ours=1.0, n=6, of=6, verdict="")], []).splitlines()
-    assert all(set(cell) >= {"-"} for cell in lines[1].strip("| ").split(" | "))
+    text = to_markdown(read_spec(spec), [replace(row, ours=1.0, n=6, of=6, verdict="")], [])
+    rule = next(line for line in text.splitlines() if line.startswith("| -"))
+    assert all(set(cell) >= {"-"} for cell in rule.strip("| ").split(" | "))
+
+
+def test_what_all_rows_share_is_said_once_above_them(spec):
+    row = build_rows(read_spec(spec), [], [])[0]
+    facts = {"metric": "top1", "n": 9, "of": 9, "chance": 50.0, "verdict": "not comparable", "ours": 60.0}
+    rows = [replace(row, **facts, stream=name, why=f"scale small; {why}no weights") for name, why in STREAMS.items()]
+    text = to_markdown(read_spec(spec), rows, [])
+    assert "Every row: split 1, top1, 9 videos, chance 50.00, not comparable (scale small; no weights)." in text
+    lines = [line.strip("| ") for line in text.splitlines() if line.startswith("|")]
+    assert [cell.strip() for cell in lines[0].split("|")] == ["method", "stream", "ours", "why"]
+    assert [line.endswith("no boxes") for line in lines[2:]] == [False, True], "what is one row's own stays with it"
+    assert to_latex(read_spec(spec), rows).splitlines()[3] == r"method & stream & ours \\"
+    [alone] = [line for line in to_markdown(read_spec(spec), rows[:1], []).splitlines() if "not comparable" in line]
+    assert alone.startswith("| tsn"), "a single row keeps its columns"
+
+
+STREAMS = {"rgb": "", "flow": "no boxes; "}
+
+
+def test_split_sets_are_tables_of_their_own(spec):
+    described = read_spec(spec | {"splits": [1, 2], "split_sets": [[1], [1, 2]]})
+    row = build_rows(described, [], [])[0]
+    rows = [replace(row, splits=splits, ours=ours) for splits, ours in (("1", 40.0), ("1 2", 50.0))]
+    first, second = to_markdown(described, rows, []).split("## Split 1\n")[1].split("## Mean over splits 1, 2\n")
+    assert ("40.00" in first, "50.00" in first) == (True, False)
+    assert ("40.00" in second, "50.00" in second) == (False, True)
+    assert "splits |" not in first + second
+    latex = to_latex(described, rows)
+    assert latex.count(r"\midrule") == 2
+    assert " & 1 2 & " in latex, "in one tabular each row says its splits"
+
+
+def test_latex_has_a_minus_where_a_number_is_negative_and_a_dash_between_two(spec):
+    row = build_rows(read_spec(spec), [], [])[0]
+    facts = {
+        "ours": 40.0,
+        "low": 30.0,
+        "high": 50.0,
+        "difference": -2.5,
+        "tolerance": 1.0,
+        "source": "Inception-V3, T-1",
+    }
+    line = to_latex(read_spec(spec), [replace(row, **facts)]).splitlines()[-3]
+    assert "30.00--50.00" in line
+    assert r"$-$2.50 ($\pm$ 1)" in line
+    assert "Inception-V3, T-1" in line
 
 
 @pytest.mark.parametrize(
@@ -164,12 +211,14 @@ def test_errors_name_the_key_or_the_file(spec, change, message):
 
 
 def test_a_p_value_keeps_its_digits_and_an_empty_one_its_silence(spec):
-    pairs = [Comparison("a/rgb", "b/rgb", "1", "top1", 5.0, 1.0, 9.0, 100, 20, 4, 1.5441e-3, "split 1", "higher")]
+    measured = {"difference": 5.0, "difference_std": 2.0, "low": 1.0, "high": 9.0, "n": 100, "runs": 2}
+    tested = {"gained": 20, "lost": 4, "mcnemar": 1.5441e-3, "mcnemar_runs": "split 1"}
+    pairs = [Comparison("a/rgb", "b/rgb", "1", "top1", **measured, **tested, words="higher")]
     assert to_csv(Comparison, pairs).splitlines()[1] == (
-        "a/rgb,b/rgb,1,top1,5.00,1.00,9.00,100,20,4,0.00154,split 1,higher"
+        "a/rgb,b/rgb,1,top1,5.00,2.00,1.00,9.00,100,2,20,4,0.00154,split 1,higher"
     )
     text = to_markdown(read_spec(spec), [], pairs)
-    assert "| a/rgb | b/rgb   | 1      |      +5.00 |    0.0015 | higher   |" in text
+    assert "| a/rgb | b/rgb   | 1      | +5.00 ± 2.00 (2) |    0.0015 | higher   |" in text
     assert "McNemar p: exact" in text
     grouped = to_markdown(read_spec(spec), [], [replace(pairs[0], mcnemar=None)])
     assert "McNemar" not in grouped

@@ -117,6 +117,8 @@ class Row:
 class Comparison:
     """`first` minus `second` in points, with its paired 95 % bootstrap interval over the n videos of both.
 
+    The interval holds for these `runs`, pairs of equal split and seed; how far they differ from each other, and so what
+    other seeds might give, says `difference_std`, the deviation of their differences. It is empty for a single pair.
     `gained` and `lost` count, over all runs, the videos that only `first` or only `second` has right; `mcnemar` is the
     p-value of McNemar's exact test, of several runs combined by `statistics.combined_p`, and `mcnemar_runs` says both
     of every run. They are empty where videos are drawn by groups, since the test takes videos for independent.
@@ -127,9 +129,11 @@ class Comparison:
     splits: str
     metric: Metric
     difference: float | None = None
+    difference_std: float | None = None
     low: float | None = None
     high: float | None = None
     n: int = 0
+    runs: int = 0
     gained: int | None = None
     lost: int | None = None
     mcnemar: float | None = field(default=None, metadata={"format": ".3g"})
@@ -368,15 +372,28 @@ def _compared(first: Sequence[Result], second: Sequence[Result]) -> dict[str, An
     once = np.ones((1, len(positions)))
     difference = float((sides[0](once) - sides[1](once))[0])
     n = len({video for result in (*first, *second) for video in result.predictions.videos})
+    deviation = statistics.spread(_differences(first, second))
+    known = {
+        "difference": 100 * difference,
+        "difference_std": None if deviation is None else 100 * deviation,
+        "n": n,
+        "runs": len(first),
+    }
     if len(positions) < 2:
-        return {"difference": 100 * difference, "n": n, "words": "too few videos to say"}
+        return known | {"words": "too few videos to say"}
     interval = statistics.paired_bootstrap(*sides, len(positions))
     if interval.high - interval.low < 1e-9:  # but for rounding every draw gives the same difference
         interval = statistics.unanimous(difference, len(positions))
-    difference, low, high = 100 * difference, 100 * interval.low, 100 * interval.high
+    low, high = 100 * interval.low, 100 * interval.high
     size = f"n = {n}" + (f" in {len(positions)} groups" if first[0].groups else "")
-    words = _words(difference, low, high, size) + _oracles(first, second)
-    return {"difference": difference, "low": low, "high": high, "n": n, "words": words}
+    words = _words(100 * difference, low, high, size) + _oracles(first, second)
+    return known | {"low": low, "high": high, "words": words}
+
+
+def _differences(first: Sequence[Result], second: Sequence[Result]) -> list[float]:
+    """Of each pair of runs with equal split and seed, what the first gains, a fraction."""
+    partner = {(result.split, result.seed): result for result in second}
+    return [_value([one], "top1") - _value([partner[one.split, one.seed]], "top1") for one in first]
 
 
 def _words(difference: float, low: float, high: float, size: str) -> str:

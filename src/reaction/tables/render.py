@@ -2,6 +2,7 @@
 
 import csv
 import io
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -20,6 +21,7 @@ COLUMNS = ("method", "stream", "splits", "metric", "published", "source", "ours"
 VERDICT_COLUMNS = ("difference", "verdict", "why")
 COMPARED = ("ours", "against", "splits", "difference", "McNemar p", "in words")
 MAPS = ("method", "stream", "split", "part", "bce", "floor", "constant", "correlation", "IoU", "n")
+SAID_ONCE = ("splits", "metric", "n", "chance", "verdict")  # where all rows have the same, it is said above them
 NUMBERS = {"published", "ours", "95 %", "n", "chance", "difference", "low", "high"}
 
 
@@ -128,27 +130,99 @@ def _decimals(value: object, form: str = ".2f") -> str:
 def to_markdown(
     spec: TableSpec, rows: Sequence[Row], comparisons: Sequence[Comparison], maps: Sequence[Agreement] = ()
 ) -> str:
-    """The rows as an aligned table without its empty columns, what they mean, the comparisons in words, the maps."""
-    parts = [_aligned(*_filled((*COLUMNS, *VERDICT_COLUMNS), [_cells(row) for row in rows])), _legend(spec)]
+    """A title, what all rows share, the rows as aligned tables, what they mean, the comparisons in words, the maps.
+
+    Columns that are empty or the same in all rows are left out; of `split_sets` each is a table of its own.
+    """
+    columns, lines, shared = _read(rows)
+    title = spec.name if spec.name == spec.dataset else f"{spec.name}: {spec.dataset}"
+    parts = [f"# {title}", _intro(spec, shared)]
+    for title, block in _blocks(spec, rows, lines):
+        parts += [title] * bool(title) + [_aligned(*_without({"splits"} if title else set(), columns, block))]
+    parts.append(_legend(spec, rows))
     if comparisons:
+        parts.append("## Against each other")
         parts.append(_aligned(*_filled(COMPARED, [_sides(pair) for pair in comparisons]), {"difference", "McNemar p"}))
-        parts += [_tests_legend()] * any(pair.mcnemar is not None for pair in comparisons)
+        parts.append(_comparisons_legend(spec, comparisons))
     if maps:
+        parts.append("## Learned attention maps")
         parts += [_aligned(MAPS, [_maps_cells(row) for row in maps], set(MAPS[4:])), _maps_legend()]
     return "\n\n".join(parts) + "\n"
 
 
+def _read(rows: Sequence[Row]) -> tuple[list[str], list[list[str]], dict[str, str]]:
+    """The columns that differ between rows, their cells, and what all rows have in common."""
+    columns, lines = _filled((*COLUMNS, *VERDICT_COLUMNS), [_cells(row) for row in rows])
+    if len(rows) < 2:
+        return columns, lines, {}
+    where = {column: place for place, column in enumerate(columns)}
+    values = {column: {line[where[column]] for line in lines} for column in SAID_ONCE if column in where}
+    shared = {column: found.pop() for column, found in values.items() if len(found) == 1}
+    if "why" in where:
+        reasons = [line[where["why"]].split("; ") for line in lines]
+        common = [reason for reason in reasons[0] if all(reason in others for others in reasons)]
+        for line, own in zip(lines, reasons, strict=True):
+            line[where["why"]] = "; ".join(reason for reason in own if reason not in common)
+        shared |= {"why": "; ".join(common)} if common else {}
+    return *_filled(*_without(set(shared) - {"why"}, columns, lines)), shared
+
+
+def _without(
+    dropped: set[str], columns: Sequence[str], lines: Sequence[Sequence[str]]
+) -> tuple[list[str], list[list[str]]]:
+    kept = [place for place, column in enumerate(columns) if column not in dropped]
+    return [columns[place] for place in kept], [[line[place] for place in kept] for line in lines]
+
+
+def _blocks(spec: TableSpec, rows: Sequence[Row], lines: Sequence[list[str]]) -> list[tuple[str, list[list[str]]]]:
+    """The rows' cells under a title for each of `split_sets`, or all of them without one."""
+    if spec.split_sets is None or len(spec.split_sets) < 2:
+        return [("", list(lines))]
+    blocks = []
+    for splits in spec.split_sets:
+        name = " ".join(map(str, splits))
+        chosen = [line for row, line in zip(rows, lines, strict=True) if row.splits == name]
+        blocks.append(
+            (f"## Split {name}" if len(splits) == 1 else f"## Mean over splits {', '.join(name.split())}", chosen)
+        )
+    return blocks
+
+
+def _intro(spec: TableSpec, shared: Mapping[str, str]) -> str:
+    """Of what the table is, and what holds for every row of it."""
+    said = {"splits": "split{s} {}", "metric": "{}", "n": "{} videos", "chance": "chance {}", "verdict": "{}"}
+    facts = [said[column].format(value, s="s" * (" " in value)) for column, value in shared.items() if column in said]
+    why = f" ({shared['why']})" if "why" in shared else ""
+    every = f" Every row: {', '.join(facts)}{why}." if facts or why else ""
+    return f"Dataset {spec.dataset}, scale {spec.scale}, protocol {spec.protocol}; all in per cent.{every}"
+
+
 def _sides(pair: Comparison) -> list[str]:
     p = _decimals(pair.mcnemar, ".2g")
-    return [pair.first, pair.second, pair.splits, _signed(pair.difference), p, pair.words]
+    spread = "" if pair.difference_std is None else f" ± {pair.difference_std:.2f} ({pair.runs})"
+    return [pair.first, pair.second, pair.splits, _signed(pair.difference) + spread, p, pair.words]
 
 
-def _tests_legend() -> str:
-    return (
-        "In words: what the paired bootstrap's 95 % interval allows. McNemar p: exact and two-sided, over the videos "
-        "that one side alone has right; of several splits and seeds twice the mean of their p, which holds however "
-        "much they depend on each other. The CSV has every run's."
+def _comparisons_legend(spec: TableSpec, comparisons: Sequence[Comparison]) -> str:
+    several, tested = (
+        any(getattr(pair, key) is not None for pair in comparisons) for key in ("difference_std", "mcnemar")
     )
+    lines = [
+        f"In words: what the 95 % interval of a paired bootstrap over {spec.resample}s allows, for these trained "
+        "networks; of twenty comparisons without a difference one shows some by chance."
+    ]
+    if several:
+        lines.append(
+            "Difference: ± standard deviation over (pairs of runs with equal split and seed). The interval knows "
+            "nothing of other seeds: where the deviation is as large as the difference, they may turn it round."
+        )
+    if tested:
+        lines.append(
+            "McNemar p: exact and two-sided, over the videos that one side alone has right; of several runs twice the "
+            "mean of their p, a cautious bound that holds however much they depend on each other. The CSV has every "
+            "run's."
+        )
+    return " ".join(lines)
 
 
 def _maps_cells(row: Agreement) -> list[str]:
@@ -176,12 +250,17 @@ def _filled(columns: Sequence[str], lines: Sequence[Sequence[str]]) -> tuple[lis
     return [columns[place] for place in kept], [[line[place] for place in kept] for line in lines]
 
 
-def _legend(spec: TableSpec) -> str:
-    return (
-        f"Dataset {spec.dataset}, scale {spec.scale}, protocol {spec.protocol}; all in per cent. "
-        f"Ours: mean over splits and seeds ± standard deviation over (runs); 95 %: bootstrap over {spec.resample}s; "
-        "difference: ours - published (± tolerance). The CSV adds the papers' protocols and the folders of the runs."
-    )
+def _legend(spec: TableSpec, rows: Sequence[Row]) -> str:
+    """What the columns mean that there are."""
+    lines = []
+    if any(row.ours_std is not None for row in rows):
+        lines.append("Ours: mean over splits and seeds ± standard deviation over (runs).")
+    if any(row.low is not None for row in rows):
+        lines.append(f"95 %: bootstrap over {spec.resample}s.")
+    if any(row.difference is not None for row in rows):
+        lines.append("Difference: ours - published (± tolerance).")
+    lines.append("The CSV adds the papers' protocols and the folders of the runs.")
+    return " ".join(lines)
 
 
 def _cells(row: Row) -> list[str]:
@@ -216,15 +295,19 @@ def _aligned(columns: Sequence[str], lines: Sequence[Sequence[str]], numbers: se
 
 
 def to_latex(spec: TableSpec, rows: Sequence[Row]) -> str:
-    """A booktabs tabular, without its floating environment; `why` stays in the other files."""
-    columns, lines = _filled((*COLUMNS, *VERDICT_COLUMNS[:-1]), [_cells(row)[:-1] for row in rows])
-    alignment = "".join("r" if column in NUMBERS else "l" for column in columns)
-    body = [" & ".join(map(_escaped, line)) + r" \\" for line in (columns, *lines)]
-    head = [f"% {_legend(spec)}", rf"\begin{{tabular}}{{{alignment}}}", r"\toprule", body[0], r"\midrule"]
-    return "\n".join([*head, *body[1:], r"\bottomrule", r"\end{tabular}"]) + "\n"
+    """A booktabs tabular, without its floating environment, a rule between `split_sets`; `why` stays outside."""
+    columns, lines, shared = _read(rows)
+    head = [f"% {spec.name}. {_intro(spec, shared)} {_legend(spec, rows)}"]
+    alignment = "".join("r" if column in NUMBERS else "l" for column in columns if column != "why")
+    head += [rf"\begin{{tabular}}{{{alignment}}}", r"\toprule"]
+    blocks = [_without({"why"}, columns, block) for _, block in _blocks(spec, rows, lines)]
+    body = [" & ".join(map(_escaped, blocks[0][0])) + r" \\"]
+    for _, block in blocks:
+        body += [r"\midrule", *(" & ".join(map(_escaped, line)) + r" \\" for line in block)]
+    return "\n".join([*head, *body, r"\bottomrule", r"\end{tabular}"]) + "\n"
 
 
 def _escaped(text: str) -> str:
     symbols = {"±": r"$\pm$", "\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
     escaped = "".join(f"\\{letter}" if letter in "&%$#_{}" else symbols.get(letter, letter) for letter in text)
-    return escaped.replace(" - ", "--")
+    return re.sub(r"(?<![\w-])-(?=\d)", "$-$", escaped.replace(" - ", "--"))
