@@ -219,6 +219,26 @@ def test_weights_of_a_fusion_are_swept_on_held_out_training_groups():
     assert fused.inputs["heldout_rgb"].inputs["run"] is fused.inputs["rgb"].inputs["run"]
     with pytest.raises(ParamsError, match="holdout"):
         parse(changed | {"methods": SHIPPED["methods"] | {"held": SHIPPED["methods"]["st_phase1"]}})
+    seen = SHIPPED["methods"]["st_attention_heldout"]
+    for leak in (
+        {"init": "st_phase1"},
+        {"attention": seen["attention"] | {"from": "st_phase1"}},
+        {"attention": seen["attention"] | {"net": SHIPPED["attention_nets"]["st_attention"] | {"holdout": 0.1}}},
+        {"streams": seen["streams"] | {"flow": SHIPPED["schedules"]["st_heldout_flow"] | {"holdout": 0.3}}},
+    ):
+        with pytest.raises(ParamsError, match=r"nothing has learned from; .*`holdout: 0\.2`"):
+            parse(changed | {"methods": SHIPPED["methods"] | {"held": seen | leak}})
+
+
+def test_the_shipped_sweep_and_the_attention_network_hold_out_the_same_groups():
+    found = Plan(parse(SHIPPED)).needed("park2019_ablations_small").values()
+    nets = [one for one in found if one.rule in ("train", "attention_net") and "_heldout" in one.name]
+    shares = {one.config.get("training", one.config)["holdout"] for one in nets}
+    assert shares == {0.2}
+    assert {(one.rule, one.config["split"]) for one in nets} == {("train", "split1"), ("attention_net", "split1")}
+    swept = [one for one in found if one.rule == "fuse" and "sweep" in one.config]
+    assert [one.config["seed"] for one in swept] == SHIPPED["tables"]["park2019_ablations_small"]["seeds"]
+    assert all(one.inputs["heldout_rgb"].inputs["maps"].rule == "attend" for one in swept)
 
 
 def test_a_scale_brings_its_own_schedule_and_paper_scale_keeps_the_methods():

@@ -465,14 +465,18 @@ class Params(Model):
 
     def _check_order(self, key: str, method: Method) -> None:
         """No method may wait for itself, by whatever way round."""
+        if key.removeprefix("methods.") in self._sources(method):
+            raise ValueError(f"{key}: `init:` and `attention.from:` lead back to it")
+
+    def _sources(self, method: Method) -> list[str]:
+        """The methods that must have run before this one, by whatever way."""
         waiting, sources = [method], []
         while waiting:
             later = waiting.pop()
             found = {later.init, later.attention.source if later.attention else None} - {None, *sources}
-            sources += found
+            sources += sorted(found)
             waiting += [self.methods[name] for name in found if name in self.methods]
-        if key.removeprefix("methods.") in sources:
-            raise ValueError(f"{key}: `init:` and `attention.from:` lead back to it")
+        return sources
 
     def _check_table(self, key: str, table: Table) -> None:
         _known(f"{key}.dataset", table.dataset, self.datasets)
@@ -526,6 +530,20 @@ class Params(Model):
             raise ValueError(
                 f"{key}: protocols.{name} sweeps weights on held-out groups; give every stream a `holdout:`"
             )
+        if protocol.sweep:
+            self._check_unseen(key, method)
+
+    def _check_unseen(self, key: str, method: Method) -> None:
+        """Equal shares hold out equal groups: what a method's sources have learned, it can not be measured on."""
+        share = next(iter(method.streams.values())).holdout
+        for source in (method, *(self.methods[name] for name in self._sources(method))):
+            held_out = {recipe.holdout for recipe in source.streams.values()}
+            held_out |= {source.attention.net.holdout} if source.attention else set()
+            if held_out != {share}:
+                raise ValueError(
+                    f"{key}: weights are swept on groups that nothing has learned from; give every stream and "
+                    f"attention network, here and in `init` and `attention.from`, `holdout: {share}`"
+                )
 
 
 def _written_out(key: str, method: Any, among: Mapping[str, Any]) -> Any:
