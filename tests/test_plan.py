@@ -12,7 +12,7 @@ from reaction.data import synthetic
 from reaction.params import ParamsError, parse
 from reaction.plan import FILES, KINDS, Plan
 from reaction.recipes import RECIPES
-from reaction.specs import figure_spec, oracle, table_spec, thesis_spec
+from reaction.specs import figure_spec, oracle, table_spec, thesis_files, thesis_spec
 
 ROOT = Path(__file__).parents[1]
 SHIPPED = yaml.safe_load((ROOT / "params.yaml").read_text())
@@ -318,6 +318,42 @@ def test_maps_of_layers_are_shown_as_grad_cam_of_the_test_videos_and_as_learned(
         assert (config["label"], config["part"], config["layer"]) == ("true", "test", layer["name"])
     assert {drawn[layer["maps"]].rule for layer in learned["layers"]} == {"attend"}
     assert set(drawn) >= {layer["maps"] for line in (gradcam, learned) for layer in line["layers"]}
+
+
+def test_every_file_that_the_figures_of_the_thesis_read_is_waited_for_and_made():
+    plan = Plan(parse(SHIPPED))
+    files, spec = set(thesis_files(plan, "park2019_small")), thesis_spec(plan, "park2019_small")
+    stages = [stage for way in spec["alternation"] for stage in way["stages"]]
+    assert files >= {f"{stage['history']}/history.csv" for stage in stages}
+    assert files >= {file for stage in stages for file in stage["maps"]}
+    folders = [folder for side in spec["gain"].values() for folder in side["folders"]]
+    assert files >= {f"{folder}/fusion.h5" for folder in folders}
+    assert {file.rpartition("/")[0] for file in files} <= set(plan.artifacts)
+
+
+def test_a_stage_pays_for_the_maps_that_it_reads_and_for_no_others():
+    plan = Plan(parse(SHIPPED))
+    ways = {way["name"]: way["stages"] for way in thesis_spec(plan, "park2019_small")["alternation"]}
+    before, after = ways["two-phase/rgb"]
+    assert before["maps"] == []
+    maps = plan.artifacts[after["history"]].inputs["maps"]
+    shards = SHIPPED["scales"]["small"].get("map_shards", SHIPPED["datasets"]["jhmdb21"]["shards"])
+    assert after["maps"] == [f"{maps.folder}/provenance-{k:03d}.json" for k in range(shards)]
+    assert ways["end to end/rgb"][0]["maps"] == [], "there is no net to look at before the first round"
+    assert all(stage["maps"] for stage in ways["end to end/rgb"][1:] + ways["end to end/flow"])
+
+
+def test_maps_are_measured_on_test_videos_and_on_the_groups_held_out_from_their_network():
+    plan = Plan(parse(SHIPPED))
+    maps = table_spec(plan, "park2019_jhmdb21_small")["maps"]
+    described = SHIPPED["tables"]["park2019_jhmdb21_small"]
+    assert len(maps) == 2 * 2 * len(described["splits"]) * len(described["seeds"]), "a part, a stream"
+    made = {(row["method"], row["part"]): plan.artifacts[row["folder"]].rule for row in maps}
+    assert made == {("st_attention", "test"): "agree", ("st_attention", "heldout"): "attention_net"}
+    for row in maps:
+        trained = plan.artifacts[row["folder"]].inputs["run"].config
+        assert (trained["stream"], trained["seed"]) == (row["stream"], row["seed"])
+    assert {row["folder"] for row in maps} <= {one.folder for one in plan.asked("park2019_jhmdb21_small")}
 
 
 def test_an_alternation_s_rounds_are_drawn_as_one_training():

@@ -44,7 +44,7 @@ FILES = {
     "fetch": ("videos.csv",),
     "index": ("index.csv", "classes.txt", "official.json", "quarantine.csv"),
     "train": ("model.safetensors", "history.csv", "metrics.json", "provenance.json"),
-    "attention_net": ("attention_net.safetensors", "history.csv", "metrics.json"),
+    "attention_net": ("attention_net.safetensors", "history.csv", "metrics.json", "provenance.json"),
     "agree": ("metrics.json",),
     "score": ("scores.h5", "provenance.json", *METRICS),
     "fuse": ("fusion.h5", *METRICS),
@@ -88,6 +88,12 @@ class Artifact:
     def files(self) -> list[str]:
         """The files whose presence says that the artifact is made."""
         names = [f"shard-{k:03d}.h5" for k in range(self.shards)] or FILES[self.rule]
+        return [f"{self.folder}/{name}" for name in names]
+
+    @property
+    def provenance(self) -> list[str]:
+        """The files that say what it took to make this, of a rule that writes them."""
+        names = [f"provenance-{k:03d}.json" for k in range(self.shards)] or ["provenance.json"]
         return [f"{self.folder}/{name}" for name in names]
 
     def files_for(self, reader: "Artifact", shard: str | None) -> list[str]:
@@ -141,23 +147,39 @@ class Plan:
 
     def asked(self, table: str) -> list[Artifact]:
         """The artifacts that a table reads."""
-        return [result.artifact for result in self.tables[table]] + [maps for _, maps in self.agreements(table)]
+        return [one.artifact for one in (*self.tables[table], *self.agreements(table))]
 
     def needed(self, table: str) -> dict[str, Artifact]:
         """Those, and all that they are made from, by folder."""
         seen: set[str] = set()
         return {artifact.folder: artifact for one in self.asked(table) for artifact in one.with_ancestors(seen)}
 
-    def agreements(self, name: str) -> list[tuple[Result, Artifact]]:
-        """How far the learned maps are from what they imitate, of every stream whose maps the table's rows read."""
+    @property
+    def figures(self) -> list[str]:
+        """The figures of the tables under `reproduce:`."""
+        return [name for name, one in self.params.figures.items() if one.table in self.params.reproduce]
+
+    def reproduced(self) -> list[Artifact]:
+        """What the tables under `reproduce:` and their figures are made from."""
+        seen: set[str] = set()
+        asked = [one for table in self.params.reproduce for one in self.asked(table)]
+        asked += [one for name in self.figures for one in self.drawn(name)]
+        return [artifact for one in asked for artifact in one.with_ancestors(seen)]
+
+    def agreements(self, name: str) -> list[Result]:
+        """How far the learned maps are from what they imitate, of every stream whose maps the table's rows read.
+
+        Twice each: `agree` measured it on the test videos, `attention_net` on the training videos that it held out.
+        """
         table, found = self.params.tables[name], {}
         for result in self.tables[name] if table.maps else ():
             run = self._run_of(table, result)
             method, stream = self.params.methods[run.method], OTHER.get(result.stream)
             if stream and _reads(method, result.stream) and self.params.protocols[run.protocol].maps == "learned":
-                artifact = self.agreement(run, stream)
-                found.setdefault(artifact.folder, (replace(result, stream=stream, artifact=artifact), artifact))
-        return list(found.values())
+                measured = (self.agreement(run, stream), self.attention_net(run, stream))
+                rows = [replace(result, stream=stream, artifact=one) for one in measured]
+                found.setdefault(measured[0].folder, rows)
+        return [one for both in found.values() for one in both]
 
     def _run_of(self, table: Table, result: Result) -> "Run":
         method, protocol = of_row(result.method, table.protocol)

@@ -17,8 +17,18 @@ def table_spec(plan: Plan, name: str) -> dict[str, Any]:
     return specs[0] if len(specs) == 1 else {"table": name, "parts": specs}
 
 
+def results(plan: Plan, name: str) -> list[str]:
+    """The files of the scores, and of the measured maps, that a table shows."""
+    return [file for one in plan.asked(name) for file in one.files]
+
+
+def papers(plan: Plan, name: str) -> list[str]:
+    """The files of the papers whose claims a table shows."""
+    return [f"workflow/papers/{paper}.yaml" for paper in plan.params.tables[name].papers]
+
+
 def _part_spec(plan: Plan, name: str, table: Table) -> dict[str, Any]:
-    results = [result for result in plan.tables[name] if result.artifact.dataset == table.dataset]
+    tested = [result for result in plan.tables[name] if result.artifact.dataset == table.dataset]
     return {
         "table": name,
         "dataset": table.dataset,
@@ -27,23 +37,25 @@ def _part_spec(plan: Plan, name: str, table: Table) -> dict[str, Any]:
         "protocol": table.protocol,
         "methods": list(table.methods),
         "streams": _streams(plan.params, table),
-        "papers": papers(table),
+        "papers": papers(plan, name),
         "resample": plan.params.datasets[table.dataset].resample,
         "ceilings": _ceilings(plan.params.datasets[table.dataset]),
         "comparisons": [list(pair) for pair in table.comparisons],
-        "results": [_cell(plan, table, result) for result in results],
+        "results": [_cell(plan, table, result) for result in tested],
     } | _extras(plan, name, table)
 
 
 def _extras(plan: Plan, name: str, table: Table) -> dict[str, Any]:
     """What only some tables have."""
     sets = {"split_sets": [list(chosen) for chosen in table.split_sets]} if table.split_sets else {}
-    maps = [
-        {"method": one.method, "stream": one.stream, "split": one.split, "seed": one.seed, "folder": made.folder}
-        for one, made in plan.agreements(name)
-        if made.dataset == table.dataset
-    ]
+    maps = [_agreement(one) for one in plan.agreements(name) if one.artifact.dataset == table.dataset]
     return sets | ({"maps": maps} if maps else {})
+
+
+def _agreement(one: Result) -> dict[str, Any]:
+    row = {"method": one.method, "stream": one.stream, "split": one.split, "seed": one.seed}
+    part = {"agree": "test", "attention_net": "heldout"}[one.artifact.rule]
+    return row | {"part": part, "folder": one.artifact.folder}
 
 
 def _cell(plan: Plan, table: Table, result: Result) -> dict[str, Any]:
@@ -62,15 +74,25 @@ def _cell(plan: Plan, table: Table, result: Result) -> dict[str, Any]:
 def figure_spec(plan: Plan, name: str) -> dict[str, Any]:
     """What the `figure` command draws, as JSON: of every run its history, of every method its classes."""
     table = plan.params.tables[name]
-    curves, per_class = defaultdict(dict), defaultdict(dict)  # a run that is tested twice is drawn once
+    curves, classes = defaultdict(dict), defaultdict(dict)  # a run that is tested twice is drawn once
     for result in plan.tables[name]:
         method, _ = of_row(result.method, table.protocol)
         if result.stream != "fusion":
             runs = dict.fromkeys(one.folder for one in _stages_of(plan, method, result.artifact.inputs["run"]))
             curves[f"{method}/{result.stream}"] |= runs
         if result.stream == shown(plan.params.methods[method], table)[-1]:
-            per_class[f"{result.method}/{result.stream}"][result.artifact.folder] = None
-    return {"curves": _drawn(curves), "per_class": _drawn(per_class)}
+            classes[f"{result.method}/{result.stream}"][result.artifact.folder] = None
+    return {"curves": _drawn(curves), "per_class": _drawn(classes)}
+
+
+def histories(plan: Plan, name: str) -> list[str]:
+    """The files that a table's training curves are drawn from."""
+    return [f"{folder}/history.csv" for line in figure_spec(plan, name)["curves"] for folder in line["folders"]]
+
+
+def per_class(plan: Plan, name: str) -> list[str]:
+    """The files that the bars of its classes are drawn from."""
+    return [f"{folder}/per_class.csv" for bar in figure_spec(plan, name)["per_class"] for folder in bar["folders"]]
 
 
 def _stages_of(plan: Plan, method: str, run: Artifact) -> list[Artifact]:
@@ -110,6 +132,14 @@ def _layer(plan: Plan, run: Run, maps: Artifact) -> dict[str, str]:
     return {"name": "+".join(plan.layers(run)), "maps": maps.folder}
 
 
+def thesis_files(plan: Plan, name: str) -> list[str]:
+    """The files that the `thesis_figures` command reads."""
+    made = [file for one in plan.drawn(name) for file in one.files]
+    stages = [stage for way in thesis_spec(plan, name)["alternation"] for stage in way["stages"]]
+    histories = [f"{stage['history']}/history.csv" for stage in stages]
+    return list(dict.fromkeys((*made, *histories, *(file for stage in stages for file in stage["maps"]))))
+
+
 def _stages(plan: Plan, run: Run, figures: Figures) -> list[dict[str, Any]]:
     """Per stream the runs that follow each other, end to end and in two phases, and what their maps took."""
     drawn = []
@@ -145,10 +175,6 @@ def _ceilings(dataset: Dataset) -> dict[str, float] | None:
     return {"rgb": 1 / motions, "flow": 1 / appearances, "fusion": 1.0}
 
 
-def papers(table: Table) -> list[str]:
-    return [f"workflow/papers/{paper}.yaml" for paper in table.papers]
-
-
 def incomparable(params: Params, table: Table, row: str) -> list[str]:
     """Why a result may not be set against the published number; empty if it may."""
     method, _ = of_row(row, table.protocol)
@@ -173,17 +199,11 @@ def oracle(params: Params, table: Table, row: str) -> bool:
 
 
 def _stage(run: Artifact) -> dict[str, Any]:
-    """One run of a training in stages, and Snakemake's timings of the maps that were made for it."""
-    timings = []
-    if "maps" in run.inputs:
-        made = [one for one in run.inputs["maps"].with_ancestors() if KINDS[one.rule] == "attention"]
-        timings = [
-            f"timings/{one.rule}/{one.dataset}/{one.folder.rsplit('/', 1)[1]}{part}.tsv"
-            for one in made
-            if one.inputs["run"] is run.inputs["maps"].inputs["run"]
-            for part in ([f"-{k:03d}" for k in range(one.shards)] or [""])
-        ]
-    return {"history": run.folder, "timings": timings}
+    """One run of a training in stages, and what says how long the maps took that were made for it."""
+    maps = run.inputs.get("maps")
+    made = [one for one in maps.with_ancestors() if KINDS[one.rule] == "attention"] if maps else []
+    own = [one for one in made if one.inputs["run"] is maps.inputs["run"]]
+    return {"history": run.folder, "maps": [file for one in own for file in one.provenance]}
 
 
 def _drawn(folders: Mapping[str, Iterable[str]]) -> list[dict[str, Any]]:

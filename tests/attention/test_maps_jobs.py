@@ -233,6 +233,20 @@ def test_the_same_job_writes_the_same_bytes(small_project):
     assert len(digests) == 1
 
 
+def test_what_a_job_took_is_written_beside_its_maps(small_project):
+    run = phase_one(small_project)
+    cams = gradcams(small_project, run)
+    net = attention_net(small_project, run, cams, epochs=1)
+    maps = learned(small_project, run, net)
+    for folder in (Path(cams), Path(maps)):
+        assert {path.name for path in folder.iterdir()} == {
+            "config.json", "shard-000.h5", "provenance-000.json", "shard-001.h5", "provenance-001.json"
+        }  # fmt: skip
+    for path in (Path(cams) / "provenance-001.json", Path(maps) / "provenance-000.json", net / "provenance.json"):
+        assert 0 < read_json(path)["seconds"] < 600
+        assert read_json(path)["threads"] == 1
+
+
 def test_the_attention_network_beats_the_best_constant_map_on_held_out_groups(small_project):
     run = phase_one(small_project)
     cams = gradcams(small_project, run, every=1)

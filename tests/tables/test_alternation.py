@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from reaction.files import write_text
+from reaction.files import write_json, write_text
 from reaction.tables.alternation import alternation_figure, read_stages
 from reaction.tables.figures import FigureError
 
@@ -15,25 +15,28 @@ def histories(tmp_path, monkeypatch):
     for name, first in (("one", 0), ("two", 3)):
         rows = "".join(f"{first + epoch},{2 / (first + epoch + 1)},0.5,0.1,10.0\n" for epoch in range(3))
         write_text(f"models/{name}/history.csv", f"epoch,loss,top1,learning_rate,seconds\n{rows}")
-    write_text("timings/maps.tsv", "s\th:m:s\tmax_rss\n99.0\t0:01:39\t1\n7.5\t0:00:07\t1\n")
+    write_json("maps/provenance-000.json", {"seconds": 100.0})
+    write_json("maps/provenance-001.json", {"seconds": 7.5})
+    write_json("maps/provenance-002.json", {"seconds": 600})
+    write_json("maps/provenance-003.json", {"threads": 1})
 
 
 def test_epochs_and_seconds_go_on_and_the_maps_are_paid_for():
     stages = [
         {"history": "models/one"},
-        {"history": "models/two", "maps_seconds": 100, "timings": ["timings/maps.tsv"]},
+        {"history": "models/two", "maps": ["maps/provenance-000.json", "maps/provenance-001.json"]},
     ]
     first, second = read_stages(stages)
     assert first.epochs.tolist() == [1, 2, 3]
     assert first.seconds.tolist() == [10, 20, 30]
     assert second.epochs.tolist() == [4, 5, 6]
-    assert second.seconds.tolist() == [147.5, 157.5, 167.5], "the last attempt of the maps counts"
+    assert second.seconds.tolist() == [147.5, 157.5, 167.5]
     assert second.loss.tolist() == pytest.approx([2 / 4, 2 / 5, 2 / 6])
 
 
 def test_a_way_is_named_once_for_all_its_runs_and_time_has_a_fitting_unit():
     two = {"name": "two-phase/rgb", "stages": [{"history": "models/one"}, {"history": "models/two"}]}
-    slow = {"name": "end to end/rgb", "stages": [{"history": "models/one", "maps_seconds": 600.0}]}
+    slow = {"name": "end to end/rgb", "stages": [{"history": "models/one", "maps": ["maps/provenance-002.json"]}]}
     alternation_figure([two, two, slow], Path("ways"))
     said = re.findall(r"<!-- (.*?) -->", Path("ways.svg").read_text())
     assert [text for text in said if "/" in text] == ["two-phase/rgb", "end to end/rgb"]
@@ -45,5 +48,7 @@ def test_a_way_is_named_once_for_all_its_runs_and_time_has_a_fitting_unit():
 def test_a_missing_history_or_timing_is_named():
     with pytest.raises(FigureError, match=r"models/none/history\.csv is missing"):
         read_stages([{"history": "models/none"}])
-    with pytest.raises(FigureError, match=r"timings/none\.tsv is missing"):
-        read_stages([{"history": "models/one", "timings": ["timings/none.tsv"]}])
+    with pytest.raises(FigureError, match=r"maps/provenance-009\.json is missing"):
+        read_stages([{"history": "models/one", "maps": ["maps/provenance-009.json"]}])
+    with pytest.raises(FigureError, match=r"maps/provenance-003\.json does not say how many `seconds`"):
+        read_stages([{"history": "models/one", "maps": ["maps/provenance-003.json"]}])

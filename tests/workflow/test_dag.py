@@ -55,6 +55,13 @@ def test_snakemake_plans_what_the_plan_says(shipped, table):
     assert plan["freeze"] == len(needed)
 
 
+def test_only_a_table_that_asks_for_maps_has_a_table_of_them(shipped):
+    for table, described in SHIPPED["tables"].items():
+        if table in ("synthetic", "park2019_jhmdb21_small"):
+            done = shipped.run("snakemake", f"results/tables/{table}_maps.csv", "--dry-run", check=False)
+            assert (done.returncode == 0) == described.get("maps", False), done.stdout
+
+
 def test_an_unknown_table_is_refused_with_the_known_ones(shipped):
     done = shipped.run("snakemake", "results/tables/hmdb15.csv", "--dry-run", check=False)
     assert done.returncode != 0

@@ -58,6 +58,7 @@ def test_a_row_with_another_protocol_trains_nothing(ablated):
 def test_maps_are_set_against_what_they_imitate(ablated):
     maps = list(csv.DictReader(io.StringIO(ablated.read("results/tables/synthetic_maps.csv"))))
     assert {(row["method"], row["stream"]) for row in maps} >= {("st_attention", "rgb"), ("st_attention", "flow")}
+    assert {row["part"] for row in maps} == {"test", "heldout"}
     assert all(float(row["entropy_floor"]) <= float(row["bce"]) for row in maps)
 
 
@@ -83,5 +84,5 @@ def test_another_layer_recomputes_maps_attention_nets_and_phase_two_only(ablated
         "train": 2,
         "score": 2,
         "fuse": 1,
-        "table": 1,
+        "table_with_maps": 1,
     }

@@ -3,7 +3,8 @@ rule gradcam:
         config=ancient("results/attention/{dataset}/{name}/config.json"),
         sources=needs("attention"),
     output:
-        "results/attention/{dataset}/{name}/shard-{shard}.h5",
+        maps="results/attention/{dataset}/{name}/shard-{shard}.h5",
+        provenance="results/attention/{dataset}/{name}/provenance-{shard}.json",
     log:
         "logs/gradcam/{dataset}/{name}-{shard}.log",
     benchmark:
@@ -16,7 +17,7 @@ rule gradcam:
         mem="8GB",
         runtime="4h",
     params:
-        folder=subpath(output[0], parent=True),
+        folder=subpath(output.maps, parent=True),
     shell:
         "reaction gradcam {params.folder:q} --shard {wildcards.shard} --threads {threads} > {log:q} 2>&1"
 
@@ -29,6 +30,7 @@ rule attention_net:
         net="results/attention/{dataset}/{name}/attention_net.safetensors",
         history="results/attention/{dataset}/{name}/history.csv",
         metrics="results/attention/{dataset}/{name}/metrics.json",
+        provenance="results/attention/{dataset}/{name}/provenance.json",
     log:
         "logs/attention_net/{dataset}/{name}.log",
     benchmark:
@@ -52,7 +54,8 @@ rule attend:
         config=ancient("results/attention/{dataset}/{name}/config.json"),
         sources=needs("attention"),
     output:
-        "results/attention/{dataset}/{name}/shard-{shard}.h5",
+        maps="results/attention/{dataset}/{name}/shard-{shard}.h5",
+        provenance="results/attention/{dataset}/{name}/provenance-{shard}.json",
     log:
         "logs/attend/{dataset}/{name}-{shard}.log",
     benchmark:
@@ -65,7 +68,7 @@ rule attend:
         mem="8GB",
         runtime="4h",
     params:
-        folder=subpath(output[0], parent=True),
+        folder=subpath(output.maps, parent=True),
     shell:
         "reaction attend {params.folder:q} --shard {wildcards.shard} --threads {threads} > {log:q} 2>&1"
 

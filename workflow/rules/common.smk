@@ -49,11 +49,8 @@ def frozen(wildcards):
 
 
 def files_of(kind):
-    """The files of this kind of artifact that the tables under `reproduce:` need."""
-    needed = {}
-    for table in PARAMS.reproduce:
-        needed |= PLAN.needed(table)
-    made = [one for one in needed.values() if plan.KINDS[one.rule] == kind]
+    """The files of this kind of artifact that the tables under `reproduce:` and their figures need."""
+    made = [one for one in PLAN.reproduced() if plan.KINDS[one.rule] == kind]
     return [file for one in made for file in one.files]
 
 
@@ -61,16 +58,20 @@ def reproduced():
     """What a bare `snakemake` makes: the tables under `reproduce:`, and the figures of these tables."""
     tables = [f"results/tables/{name}.csv" for name in PARAMS.reproduce]
     curves = [f"results/figures/{name}_curves.svg" for name in PARAMS.reproduce]
-    drawn_from = {name: one.table for name, one in PARAMS.figures.items()}
-    thesis = [name for name, table in drawn_from.items() if table in PARAMS.reproduce]
-    return tables + curves + [f"results/figures/{name}_overlay.svg" for name in thesis]
+    thesis = [f"results/figures/{name}_overlay.svg" for name in PLAN.figures]
+    return tables + curves + thesis
+
+
+def with_maps():
+    """What names of tables with `maps:` look like; nothing does where there are none."""
+    return "|".join(name for name, one in PARAMS.tables.items() if one.maps) or "(?!)"
 
 
 def checked(wildcards):
     """The name of the table or set of figures, if params.yaml has it."""
-    kind, known = ("table", PLAN.tables)
-    if hasattr(wildcards, "figures"):
-        kind, known = ("figures", PARAMS.figures)
+    kind, known = ("figures", PARAMS.figures)
+    if hasattr(wildcards, "table"):
+        kind, known = ("table", PARAMS.tables)
     name = getattr(wildcards, kind)
     if name not in known:
         raise WorkflowError(
@@ -79,31 +80,19 @@ def checked(wildcards):
     return name
 
 
-def spec(write):
+def told(write):
     """What a command is told that makes a table or figures: `write` is a function of reaction.specs."""
 
-    def written(wildcards):
+    def spec(wildcards):
         return files.canonical_json(write(PLAN, checked(wildcards)))
 
-    return written
+    return spec
 
 
-def results_of(wildcards):
-    """The scores and metrics that a table is made from."""
-    return [file for one in PLAN.asked(checked(wildcards)) for file in one.files]
+def reads(find):
+    """The files that such a command reads: `find` is a function of reaction.specs."""
 
-
-def papers_of(wildcards):
-    return specs.papers(PARAMS.tables[checked(wildcards)])
-
-
-def drawn(part, name):
     def paths(wildcards):
-        entries = specs.figure_spec(PLAN, checked(wildcards))[part]
-        return [f"{folder}/{name}" for one in entries for folder in one["folders"]]
+        return find(PLAN, checked(wildcards))
 
     return paths
-
-
-def thesis_inputs(wildcards):
-    return [file for one in PLAN.drawn(checked(wildcards)) for file in one.files]

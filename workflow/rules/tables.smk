@@ -1,7 +1,7 @@
 rule table:
     input:
-        results=results_of,
-        papers=papers_of,
+        results=reads(specs.results),
+        papers=reads(specs.papers),
     output:
         csv=report(
             "results/tables/{table}.csv",
@@ -21,15 +21,45 @@ rule table:
         "logs/table/{table}.log",
     localrule: True
     params:
-        spec=spec(specs.table_spec),
+        spec=told(specs.table_spec),
     shell:
         "reaction table {output.csv:q} --spec {params.spec:q} > {log:q} 2>&1"
 
 
+# Where `maps:` asks for it, a table beside the table.
+use rule table as table_with_maps with:
+    output:
+        csv=report(
+            "results/tables/{table}.csv",
+            caption="../report/table.rst",
+            category="Tables",
+            labels={"table": "{table}", "what": "published and ours"},
+        ),
+        md="results/tables/{table}.md",
+        tex="results/tables/{table}.tex",
+        comparisons=report(
+            "results/tables/{table}_comparisons.csv",
+            caption="../report/comparisons.rst",
+            category="Tables",
+            labels={"table": "{table}", "what": "ours against ours"},
+        ),
+        maps=report(
+            "results/tables/{table}_maps.csv",
+            caption="../report/maps.rst",
+            category="Tables",
+            labels={"table": "{table}", "what": "learned maps against Grad-CAM's"},
+        ),
+    wildcard_constraints:
+        table=with_maps(),
+
+
+ruleorder: table_with_maps > table
+
+
 rule figure:
     input:
-        histories=drawn("curves", "history.csv"),
-        per_class=drawn("per_class", "per_class.csv"),
+        histories=reads(specs.histories),
+        per_class=reads(specs.per_class),
     output:
         curves=report(
             "results/figures/{table}_curves.svg",
@@ -49,15 +79,15 @@ rule figure:
     localrule: True
     params:
         stem="results/figures/{table}",
-        spec=spec(specs.figure_spec),
+        spec=told(specs.figure_spec),
     shell:
         "reaction figure {params.stem:q} --spec {params.spec:q} > {log:q} 2>&1"
 
 
-# The figures of Park 2019, all parts at once. A table's own rule writes <table>_maps.csv too, where `maps:` asks for it.
+# The figures of Park 2019, all parts at once.
 rule thesis_figures:
     input:
-        thesis_inputs,
+        reads(specs.thesis_files),
     output:
         overlay=report(
             "results/figures/{figures}_overlay.svg",
@@ -119,6 +149,6 @@ rule thesis_figures:
     localrule: True
     params:
         stem="results/figures/{figures}",
-        spec=spec(specs.thesis_spec),
+        spec=told(specs.thesis_spec),
     shell:
         "reaction thesis_figures {params.stem:q} --spec {params.spec:q} > {log:q} 2>&1"

@@ -16,6 +16,7 @@ What Park's thesis (SNU 2019) leaves unsaid and what was chosen:
 """
 
 import math
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,7 +38,7 @@ from reaction.files import read_json, write_json
 from reaction.models.tsn import TSN
 from reaction.models.weights import cpu_copy, write_weights
 from reaction.training.inputs import entering_maps, open_features
-from reaction.training.job import be_deterministic, device, write_rows
+from reaction.training.job import be_deterministic, device, provenance, write_rows
 from reaction.training.networks import load_run
 
 NET = "attention_net.safetensors"
@@ -73,7 +74,7 @@ class Source:
 
 def gradcam_shard(folder: Path | str, shard: int, threads: int = 1) -> None:
     """Write one shard of Grad-CAM maps of the run named in `folder`/config.json, before up-sampling and min-max."""
-    frozen, source = _open(folder, threads)
+    started, (frozen, source) = time.monotonic(), _open(folder, threads)
     config = frozen["config"]
     layers, labelled = _layers(config), config["label"] == "true"
 
@@ -83,11 +84,12 @@ def gradcam_shard(folder: Path | str, shard: int, threads: int = 1) -> None:
         return by_resolution(gradcams(source.model.backbone, x, labels, layers))  # (M, h, w) each
 
     _write_shard(Path(folder), shard, source, _part(config, frozen["inputs"]), maps_of, frozen, normalise=True)
+    _write_provenance(Path(folder) / f"provenance-{shard:03d}.json", started, threads)
 
 
 def attend_shard(folder: Path | str, shard: int, threads: int = 1) -> None:
     """Write one shard of the maps that the attention network named in `folder`/config.json predicts, of every video."""
-    frozen, source = _open(folder, threads)
+    started, (frozen, source) = time.monotonic(), _open(folder, threads)
     inputs, layer = frozen["inputs"], _layers(frozen["config"])[-1]
     net = load_attention_net(Path(inputs["attention_net"])).to(device())
 
@@ -96,14 +98,15 @@ def attend_shard(folder: Path | str, shard: int, threads: int = 1) -> None:
         return [net(source.model.backbone.features(source.enter(item), layer))[:, 0]]  # (M, h, w)
 
     _write_shard(Path(folder), shard, source, read_index(inputs["index"]), maps_of, frozen, normalise=False)
+    _write_provenance(Path(folder) / f"provenance-{shard:03d}.json", started, threads)
 
 
 def train_attention_net(folder: Path | str, threads: int = 1) -> None:
-    """Train the attention network of `folder`/config.json: attention_net.safetensors, history.csv, metrics.json.
+    """Train the attention network of `folder`/config.json: its weights, history.csv, metrics.json, provenance.json.
 
     A share of the groups is held out; the network kept is that of the epoch with the least held-out cross-entropy.
     """
-    frozen, source = _open(folder, threads)
+    started, (frozen, source) = time.monotonic(), _open(folder, threads)
     config, inputs = frozen["config"], frozen["inputs"]
     folder, videos = Path(folder), part_videos(inputs["index"], config["split"], "train")
     training, heldout = hold_out(videos, config["holdout"], seed=config["seed"])
@@ -116,6 +119,7 @@ def train_attention_net(folder: Path | str, threads: int = 1) -> None:
     write_weights(folder / NET, best)
     write_rows(folder / "history.csv", history)
     write_json(folder / "metrics.json", summary(history))
+    _write_provenance(folder / "provenance.json", started, threads)
 
 
 @torch.no_grad()
@@ -356,6 +360,11 @@ def _part(config: Mapping[str, Any], inputs: Mapping[str, str]) -> list[Video]:
     if config["part"] == "all":
         return read_index(inputs["index"])
     return part_videos(inputs["index"], config["split"], config["part"])
+
+
+def _write_provenance(path: Path, started: float, threads: int) -> None:
+    """How a job went, beside what it made: the same maps twice never take the same time."""
+    write_json(path, provenance(time.monotonic() - started, threads))
 
 
 def _write_shard(

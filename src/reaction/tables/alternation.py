@@ -14,7 +14,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from reaction.tables.figures import DASHES, finish, read_columns
+from reaction.files import read_json
+from reaction.tables.figures import DASHES, FigureError, finish, read_columns
 
 UNITS = ((3 * 3600, 3600, "hours"), (3 * 60, 60, "minutes"), (0, 1, "seconds"))
 
@@ -33,24 +34,29 @@ class Stage:
 
 
 def read_stages(entries: Sequence[Mapping[str, Any]]) -> list[Stage]:
-    """The stages of one way, each an entry with its `history` folder and what it took before the first epoch.
+    """The stages of one way, each an entry with its `history` folder and `maps`, made before the first epoch.
 
-    That is `maps_seconds`, and the seconds of all `timings`, benchmark files of Snakemake.
+    These are files of provenance, of every job that made maps for the stage; their seconds are added up.
     """
     stages, epochs, seconds = [], 0, 0.0
     for entry in entries:
         rows = read_columns(Path(entry["history"]) / "history.csv", ("loss", "top1", "seconds"))
         columns = {key: np.array([float(row[key]) for row in rows]) for key in rows[0]}
-        seconds += entry.get("maps_seconds", 0.0) + sum(_measured(path) for path in entry.get("timings", []))
+        seconds += sum(_measured(Path(path)) for path in entry.get("maps", []))
         reached = seconds + np.cumsum(columns["seconds"])
         stages.append(Stage(epochs + np.arange(1, len(rows) + 1), reached, columns["loss"], columns["top1"]))
         epochs, seconds = epochs + len(rows), float(reached[-1])
     return stages
 
 
-def _measured(path: str) -> float:
-    """The seconds in a benchmark file of Snakemake: tabs, one row a run of the job, the last one counts."""
-    return float(read_columns(Path(path), ("s",), delimiter="\t")[-1]["s"])
+def _measured(path: Path) -> float:
+    """The seconds that a job took, by its own clock."""
+    try:
+        return float(read_json(path)["seconds"])
+    except FileNotFoundError:
+        raise FigureError(f"{path} is missing. Make the maps of {path.parent} again.") from None
+    except (KeyError, TypeError, ValueError):
+        raise FigureError(f"{path} does not say how many `seconds` its maps took. Make them again.") from None
 
 
 def alternation_figure(spec: Sequence[Mapping[str, Any]], path: Path) -> None:
