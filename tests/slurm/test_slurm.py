@@ -94,7 +94,7 @@ def test_two_processes_stop_before_their_wall_and_go_on(cluster, project, tmp_pa
     clone.edit("scales", "long", "steps", value=[5])
     planned = clone.run("snakemake", "--dry-run", TABLES[1]).stdout
     model = re.search(r"results/models/synthetic/tsn-rgb-\S+-long-\w+/model.safetensors", planned)[0]
-    clone.run("snakemake", "--cores", "2", model, "--until", "frames", "index")
+    clone.run("snakemake", "--cores", "2", model, "--until", "frames")
     before = {job["JobId"] for job in cluster.jobs()}
     clone.run(*THROUGH_SLURM, model, "--set-resources", "train:gpu=2", "train:runtime=1")
 
