@@ -1,3 +1,5 @@
+import os
+
 from snakemake.utils import min_version
 
 min_version("9.19")
@@ -9,8 +11,8 @@ configfile: "params.yaml"
 include: "workflow/rules/common.smk"
 
 
-# The image of ./Dockerfile, used with --software-deployment-method apptainer only.
-container: "docker-daemon://reaction:0.1.0"
+# The image of ./Dockerfile, used with --software-deployment-method apptainer only; a cluster has it as a file.
+container: os.environ.get("REACTION_CONTAINER", "docker-daemon://reaction:0.1.0")
 
 
 report: "workflow/report/workflow.rst"
