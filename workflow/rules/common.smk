@@ -2,7 +2,7 @@
 
 from snakemake.exceptions import WorkflowError
 
-from reaction import files, params, plan, specs
+from reaction import files, marks, params, plan, specs
 
 
 def read_params(values):
@@ -14,6 +14,7 @@ def read_params(values):
 
 PARAMS = read_params(config)
 PLAN = plan.Plan(PARAMS)
+marks.forget(set(plan.KINDS.values()))
 
 
 def artifact(kind, wildcards):
