@@ -296,8 +296,8 @@ def rubber_whale() -> None:
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--pairs", type=int, default=3, help="of each clip, for the slow implementations")
-    parser.add_argument("--clips", type=int, default=5, help="real ones, where REACTION_MIRROR has them")
+    parser.add_argument("--pairs", type=int, default=2, help="of each clip, for the slow implementations")
+    parser.add_argument("--clips", type=int, default=25, help="real ones, where REACTION_MIRROR has them")
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--size", nargs="+", default=["320x240", "340x256"], help="WIDTHxHEIGHT")
     return parser.parse_args()

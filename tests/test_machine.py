@@ -39,10 +39,9 @@ def test_what_is_missing_is_named_with_what_it_costs(monkeypatch, kernel, progra
 
 
 def test_a_missing_kernel_is_named_with_what_flow_then_costs(monkeypatch):
-    front = importlib.import_module("reaction.flow.tvl1")
     without = types.SimpleNamespace(available=lambda: "no compiler was found when it was installed")
-    monkeypatch.setattr(front, "_has_gpu", lambda: False)
-    monkeypatch.setattr(front, "import_module", lambda name: without)
+    monkeypatch.setattr("reaction.flow.front._has_gpu", lambda: False)
+    monkeypatch.setattr("reaction.flow.front.import_module", lambda name: without)
     monkeypatch.setattr("reaction.flow.native.available", without.available)
     line = next(line for line in machine.missing() if "kernel" in line)
     assert line.startswith("no native kernel (no compiler was found when it was installed): PyTorch")

@@ -14,7 +14,7 @@ from reaction.data.extract import ExtractionError, Progress, flow_shard, frames_
 from reaction.data.store import Shards, decode_flow, decode_rgb, shard_name, shard_of
 from reaction.files import sha256, write_json
 from reaction.flow import TVL1, dequantise, quantise, tvl1
-from reaction.flow.tvl1 import version
+from reaction.flow.front import version
 
 COLUMNS = ("video", "path", "labels", "group", "frames", "fps", "width", "height", "sha256", "decoder")
 FAST = {"nscales": 2, "warps": 2, "epsilon": 0.02, "inner_iterations": 60, "outer_iterations": 1, "median": 1}

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from reaction.flow import gpu, torch_tvl1
-from reaction.flow.tvl1 import SEMANTICS, TVL1, defaults
+from reaction.flow.front import SEMANTICS, TVL1, defaults
 
 # CUDA's driver as far as the launcher calls it, with the CPU for a device.
 DRIVER = """

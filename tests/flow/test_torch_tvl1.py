@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from reaction.flow import torch_tvl1 as oracle
+from reaction.flow.front import TVL1
 from reaction.flow.torch_tvl1 import torch_tvl1
-from reaction.flow.tvl1 import TVL1
 
 SEMANTICS = ("opencv-cuda", "opencv-cpu", "opencv5-cpu")
 INSTALLED = "opencv-cpu" if cv2.__version__.startswith("4.") else "opencv5-cpu"  # what the installed cv2 computes

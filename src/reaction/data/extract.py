@@ -29,7 +29,7 @@ from reaction.data.index import Video, read_index
 from reaction.data.store import ShardWriter, encode_flow, encode_jpeg, shard_name, shard_of
 from reaction.files import read_json, sha256
 from reaction.flow import TVL1, choose, quantise, tvl1
-from reaction.flow.tvl1 import version
+from reaction.flow.front import version
 
 AHEAD = 2
 PAIRS = {"gpu": 128, "native": 64}  # in a chunk of flow; 10 for the others, which take seconds for them

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING
 import torch
 
 if TYPE_CHECKING:
-    from reaction.flow.tvl1 import TVL1
+    from reaction.flow.front import TVL1
 
 SOURCE = Path(__file__).with_name("tvl1.cu")
 KERNELS = (

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 if TYPE_CHECKING:
-    from reaction.flow.tvl1 import TVL1
+    from reaction.flow.front import TVL1
 
 
 REBUILD = "pip install --force-reinstall --no-deps --no-cache-dir -v ."

@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 
 if TYPE_CHECKING:
-    from reaction.flow.tvl1 import TVL1
+    from reaction.flow.front import TVL1
 
 VERSION = cv2.__version__
 

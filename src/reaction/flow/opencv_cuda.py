@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 
 if TYPE_CHECKING:
-    from reaction.flow.tvl1 import TVL1
+    from reaction.flow.front import TVL1
 
 
 def available() -> str | None:

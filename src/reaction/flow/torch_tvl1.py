@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 
 if TYPE_CHECKING:
-    from reaction.flow.tvl1 import TVL1
+    from reaction.flow.front import TVL1
 
 MIN_SIDE = 16  # the pyramid's smallest level in OpenCV
 BATCH_PIXELS = 2**23  # pixels of the frames in one batch on a GPU: some 2 GiB of memory

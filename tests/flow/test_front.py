@@ -12,9 +12,7 @@ import cv2
 import numpy as np
 import pytest
 
-from reaction.flow import BACKENDS, SEMANTICS, TVL1, choose, defaults, quantise, tvl1
-
-front = importlib.import_module("reaction.flow.tvl1")  # the package's `tvl1` is the function
+from reaction.flow import BACKENDS, SEMANTICS, TVL1, choose, defaults, front, quantise, tvl1
 
 SMALL = {"nscales": 3, "warps": 2}
 HERE = [(b, s) for b in BACKENDS[1:] for s in SEMANTICS if front.unable(b, s, TVL1()) is None]
