@@ -58,6 +58,7 @@ def _parser() -> argparse.ArgumentParser:
     table = commands.add_parser("table", help="set published numbers beside ours")
     table.add_argument("csv", type=Path)
     table.add_argument("--spec", required=True, type=json.loads, help="what the table holds, as JSON")
+    table.add_argument("--metrics", type=Path, help="where our numbers go by name, as JSON; unsaid: nowhere")
     table.set_defaults(run=_table)
 
     figure = commands.add_parser("figure", help="draw a table's training curves and accuracies per class")
@@ -201,7 +202,7 @@ def _fuse(options: argparse.Namespace) -> None:
 def _table(options: argparse.Namespace) -> None:
     from reaction.tables.render import table
 
-    table(options.spec, options.csv)
+    table(options.spec, options.csv, options.metrics)
 
 
 def _figure(options: argparse.Namespace) -> None:

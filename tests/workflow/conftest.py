@@ -102,7 +102,7 @@ def blank(tmp_path_factory) -> Clone:
         cwd=ROOT, capture_output=True, text=True, check=True,
     )  # fmt: skip
     for name in listed.stdout.splitlines():
-        if (ROOT / name).is_file() and not name.startswith(("tests/", "results/tables/", "dvc.lock")):
+        if (ROOT / name).is_file() and not name.startswith(("tests/", "results/", "dvc.lock")):
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(ROOT / name, folder / name)
     values = miniature(yaml.safe_load((ROOT / "params.yaml").read_text()))

@@ -1,5 +1,6 @@
 """Snakemake under DVC: every way in which the pair is known to record an old number as new, or to redo days of work."""
 
+import json
 from collections import Counter
 
 import yaml
@@ -28,6 +29,27 @@ def test_the_report_shows_tables_and_figures(made):
     for name in ("synthetic.csv", "synthetic_comparisons.csv", "synthetic_curves.svg", "synthetic_per_class.svg"):
         assert name in report
     assert "a colour per method" in report, "the captions"
+
+
+def test_dvc_shows_our_numbers_and_curves(made):
+    numbers = json_of(made.run("dvc", "metrics", "show", "--json").stdout)
+    found = numbers[""]["data"]["results/metrics/synthetic.json"]["data"]["synthetic"]
+    assert {method: set(streams) for method, streams in found.items()} == {
+        method: {"rgb", "flow", "fusion"} for method in ("tsn", "st_phase1", "st_attention")
+    }
+    file = made.folder / "results/metrics/synthetic.json"
+    before = found["tsn"]["rgb"]["top1 on split 1"]
+    file.write_text(file.read_text().replace(f'"top1 on split 1": {before}', f'"top1 on split 1": {before + 1}'))
+    changed = json_of(made.run("dvc", "metrics", "diff", "--json").stdout)["results/metrics/synthetic.json"]
+    assert changed["synthetic.tsn.rgb.top1 on split 1"]["diff"] == 1
+    made.run("dvc", "plots", "show")
+    pictures = [path.name for path in (made.folder / "dvc_plots/static").iterdir()]
+    assert [name for name in pictures if name.endswith("synthetic_curves.svg")], pictures
+
+
+def json_of(said: str) -> dict:
+    """What a command wrote as JSON, whatever it warned of before."""
+    return json.JSONDecoder().raw_decode(said[said.index("{") :])[0]
 
 
 def test_a_changed_parameter_through_dvc(made):
@@ -71,6 +93,9 @@ def test_an_experiment_records_the_result_of_its_own_parameter(made):
     written = yaml.safe_load(made.read("params.yaml"))["schedules"]["tsn_rgb"]["weight_decay"]
     assert float(written) == 0.00001
     assert not made.jobs("snakemake"), "DVC writes 1e-05, which is text to Snakemake's reader"
+    header = made.run("dvc", "exp", "show", "--csv").stdout
+    assert "synthetic.tsn.fusion.top1 on split 1" in header
+    assert "schedules.tsn_rgb.weight_decay" in header
 
 
 def test_an_experiment_changes_a_schedule_that_a_method_writes_out(made):

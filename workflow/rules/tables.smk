@@ -9,6 +9,7 @@ rule table:
             category="Tables",
             labels={"table": "{table}", "what": "published and ours"},
         ),
+        metrics="results/metrics/{table}.json",
         md="results/tables/{table}.md",
         tex="results/tables/{table}.tex",
         comparisons=report(
@@ -23,7 +24,7 @@ rule table:
     params:
         spec=told(specs.table_spec),
     shell:
-        "reaction table {output.csv:q} --spec {params.spec:q} > {log:q} 2>&1"
+        "reaction table {output.csv:q} --metrics {output.metrics:q} --spec {params.spec:q} > {log:q} 2>&1"
 
 
 # Where `maps:` asks for it, a table beside the table.
@@ -35,6 +36,7 @@ use rule table as table_with_maps with:
             category="Tables",
             labels={"table": "{table}", "what": "published and ours"},
         ),
+        metrics="results/metrics/{table}.json",
         md="results/tables/{table}.md",
         tex="results/tables/{table}.tex",
         comparisons=report(

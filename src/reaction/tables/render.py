@@ -3,7 +3,7 @@
 import csv
 import io
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from reaction.data.index import read_index
 from reaction.evaluation.fuse import read_predictions
-from reaction.files import read_json, write_text
+from reaction.files import read_json, write_json, write_text
 from reaction.tables.agreement import Agreement, build_agreement, read_measured
 from reaction.tables.claims import read_paper
 from reaction.tables.compare import Comparison, Result, Row, TableSpec, build_comparisons, build_rows
@@ -29,8 +29,8 @@ class TableError(ValueError):
     """A table's specification, or a folder it names, that cannot be used."""
 
 
-def table(spec: Mapping[str, Any], destination: Path) -> list[Row]:
-    """Write `destination` (.csv) with .md, .tex and _comparisons.csv beside it, and return the rows.
+def table(spec: Mapping[str, Any], destination: Path, metrics: Path | None = None) -> list[Row]:
+    """Write `destination` (.csv) with .md, .tex and _comparisons.csv beside it, perhaps `metrics`; return the rows.
 
     `spec` holds the keys of TableSpec, with `table` for its name and `papers` for the claims' files; `results`, a list
     of method, stream, split, seed, folder, comparable, why and perhaps oracle; and perhaps `maps`, a list
@@ -51,6 +51,8 @@ def table(spec: Mapping[str, Any], destination: Path) -> list[Row]:
     write_text(destination.with_name(f"{destination.stem}_comparisons.csv"), to_csv(Comparison, comparisons))
     if maps:
         write_text(destination.with_name(f"{destination.stem}_maps.csv"), to_csv(Agreement, maps))
+    if metrics is not None:
+        write_json(metrics, to_metrics(rows))
     return rows
 
 
@@ -125,6 +127,16 @@ def _decimals(value: object, form: str = ".2f") -> str:
     shown = f"{value:{form}}"
     # a small negative number rounds to -0.00
     return shown.removeprefix("-") if float(shown) == 0 else shown
+
+
+def to_metrics(rows: Iterable[Row]) -> dict[str, Any]:
+    """What we measured, in per cent, by dataset, method and stream: the same names whatever the runs are called."""
+    found: dict[str, Any] = {}
+    for row in rows:
+        if row.ours is not None:
+            streams = found.setdefault(row.dataset, {}).setdefault(row.method, {})
+            streams.setdefault(row.stream, {})[f"{row.metric} on split {row.splits}"] = round(row.ours, 2)
+    return found
 
 
 def to_markdown(
