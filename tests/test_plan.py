@@ -199,6 +199,34 @@ def test_an_option_that_is_not_taken_moves_no_hash():
         assert not taken - ({"part"} if one.rule == "gradcam" else set())
 
 
+def test_a_stream_learns_from_the_training_videos_of_another_dataset_too():
+    plan = Plan(parse(SHIPPED))
+    for own, other in (("hmdb51", "ucf101"), ("ucf101", "hmdb51")):
+        runs = {}
+        for one in plan.needed(f"simonyan2014_{own}").values():
+            if one.rule == "train" and one.config["split"] == "split2":
+                runs[one.config["method"], one.config["stream"]] = one
+        both, alone = runs["two_stream_multitask", "flow"], runs["two_stream_cnn_m", "flow"]
+        assert both.config["multi_task"] == {"dataset": other, "split": "split1"}
+        assert both.inputs["index"].dataset == both.dataset == own
+        assert both.inputs["other_index"] is plan.index(other)
+        assert both.inputs["other_features"] is plan.features(other, "flow-340x256")
+        for run in (alone, runs["two_stream_multitask", "rgb"]):
+            assert "multi_task" not in run.config
+            assert set(run.inputs) == {"index", "features"}
+        same = {"network", "weights", "training", "augmentation", "maps"}
+        assert {key: both.config[key] for key in same} == {key: alone.config[key] for key in same}
+
+
+def test_a_stream_that_learns_from_two_datasets_is_scored_on_its_own():
+    plan = Plan(parse(SHIPPED))
+    scored = [one for one in plan.needed("simonyan2014_hmdb51").values() if one.rule == "score"]
+    scored = [one for one in scored if one.config["method"] == "two_stream_multitask"]
+    assert {one.config["stream"] for one in scored} == {"rgb", "flow"}
+    for one in scored:
+        assert {key: source.dataset for key, source in one.inputs.items()} == dict.fromkeys(one.inputs, "hmdb51")
+
+
 def test_weights_of_a_fusion_are_swept_on_held_out_training_groups():
     streams = {stream: SHIPPED["schedules"][f"st_phase1_{stream}"] | {"holdout": 0.2} for stream in ("rgb", "flow")}
     method = SHIPPED["methods"]["st_phase1"] | {"streams": streams}

@@ -115,8 +115,8 @@ class Flow(Model):
     @model_validator(mode="after")
     def _offered(self) -> "Flow":
         # The front's own rules; inside, since it is numpy and a tenth of a second.
-        from reaction.flow.tvl1 import TVL1 as Solver
-        from reaction.flow.tvl1 import check, defaults
+        from reaction.flow.front import TVL1 as Solver
+        from reaction.flow.front import check, defaults
 
         try:
             check(self.semantics, Solver(**self.parameters.model_dump()))
@@ -226,6 +226,18 @@ class Alternation(Model):
     epochs_per_round: Positive
 
 
+class MultiTask(Model):
+    """Training on two datasets at once, each with a last layer of its own (Simonyan & Zisserman 2014, section 4)."""
+
+    datasets: tuple[str, str] = Field(description="a run on one of them learns from the other's training videos too")
+    split: Positive = Field(description="the other's")
+    streams: Annotated[tuple[Stream, ...], AT_LEAST_ONE] = Field(description="those that do; the others learn alone")
+
+    def other(self, dataset: str) -> str:
+        """The one of the two that `dataset` is not."""
+        return self.datasets[1 - self.datasets.index(dataset)]
+
+
 class Method(Model):
     """A paper's network and recipe."""
 
@@ -242,6 +254,7 @@ class Method(Model):
     map: MapInput | None = None
     attention: Attention | None = None
     alternation: Alternation | None = None
+    multi_task: MultiTask | None = None
     stands_in: str | None = Field(None, description="what differs from the paper's own network, if anything does")
 
     @property
@@ -424,7 +437,21 @@ class Params(Model):
                 raise ValueError(f"{key}.streams.{stream}.mean_flow: only flow has a mean displacement")
         if method.alternation is not None and method.attention is None:
             raise ValueError(f"{key}: `alternation:` needs `attention:` to say what the maps are")
+        if method.multi_task is not None:
+            self._check_multi_task(f"{key}.multi_task", method)
         self._check_order(key, method)
+
+    def _check_multi_task(self, key: str, method: Method) -> None:
+        first, second = method.multi_task.datasets
+        if first == second:
+            raise ValueError(f"{key}.datasets: {first} twice; name two")
+        for dataset in (first, second):
+            _known(f"{key}.datasets", dataset, self.datasets)
+            _known(f"{key}.split", method.multi_task.split, self.datasets[dataset].splits)
+        for stream in method.multi_task.streams:
+            _known(f"{key}.streams", stream, method.streams)
+        if method.attention is not None:
+            raise ValueError(f"{key}: maps are made of one dataset; `attention:` and `multi_task:` do not go together")
 
     def _check_attention(self, key: str, method: Method) -> None:
         source = method.attention.source
@@ -490,6 +517,9 @@ class Params(Model):
             for stream in self.methods[name].streams:
                 _known(f"scales.{table.scale}.features", stream, self.scales[table.scale].features)
             self._check_fusion(f"{key}.methods.{row}", self.methods[name], protocol)
+            if self.methods[name].multi_task is not None:
+                trained_on = self.methods[name].multi_task.datasets
+                _known(f"methods.{name}.multi_task.datasets, for {key}", table.dataset, trained_on)
             shown = table.streams or self.methods[name].tested
             cells += [f"{row}/{stream}" for stream in self.methods[name].tested if stream in shown]
         for side in (side for pair in table.comparisons for side in pair):

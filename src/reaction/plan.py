@@ -237,13 +237,14 @@ class Plan:
         method = self.params.methods[run.method]
         if method.alternation is not None:
             return self._round(run, stream, self._rounds(run) - 1)
-        inputs = self.inputs_of(run, stream)
+        inputs = self.inputs_of(run, stream) | self._others_inputs(run, stream)
         if method.init is not None:
             inputs["init"] = self.run(run.of(method.init), stream)
         train_maps = _reads(method, stream)
         if train_maps is not None:
             inputs["maps"] = self._maps(run, OTHER[stream], train_maps)
-        config = self._run_config(run, stream, train_maps)
+        task = _other_task(method, stream, run.dataset)
+        config = self._run_config(run, stream, train_maps) | ({"multi_task": task} if task else {})
         return self._once(Artifact("train", run.dataset, _run_name(run, stream), config, inputs))
 
     def _rounds(self, run: "Run") -> int:
@@ -281,6 +282,13 @@ class Plan:
         """What every artifact of a stream is made from."""
         feature = self.params.scales[run.scale].features[stream]
         return {"index": self.index(run.dataset), "features": self.features(run.dataset, feature)}
+
+    def _others_inputs(self, run: "Run", stream: str) -> dict[str, Artifact]:
+        """What a stream reads that learns from another dataset as well."""
+        if (task := _other_task(self.params.methods[run.method], stream, run.dataset)) is None:
+            return {}
+        inputs = self.inputs_of(replace(run, dataset=task["dataset"]), stream)
+        return {f"other_{role}": source for role, source in inputs.items()}
 
     def _run_config(self, run: "Run", stream: str, train_maps: str | None) -> dict[str, Any]:
         method, scale = self.params.methods[run.method], self.params.scales[run.scale]
@@ -528,6 +536,13 @@ def _reads(method: Method, stream: str) -> str | None:
     if method.attention is None or stream not in method.attention.streams:
         return None
     return method.attention.train_maps
+
+
+def _other_task(method: Method, stream: str, dataset: str) -> dict[str, str] | None:
+    """What a stream learns beside its own dataset, if anything."""
+    if method.multi_task is None or stream not in method.multi_task.streams:
+        return None
+    return {"dataset": method.multi_task.other(dataset), "split": split_name(method.multi_task.split)}
 
 
 def _unusual(method: Method, recipe: StreamRecipe) -> dict[str, Any]:
