@@ -21,7 +21,7 @@ from reaction.params import Params, load
 from reaction.plan import KINDS, Artifact, Plan
 
 DECODE = 0.001  # a frame, by two decoders, for the index; measured
-JOB = 4.0  # a job's start, most of it the import of torch; measured
+JOB = 2.5  # a job's start, most of it the import of torch; measured
 EXTRACT = 0.5  # the same for `frames` and `flow`, which need no torch
 PREDICT = 0.3  # an attention network's forward pass, of its training step; measured
 GPU_IMAGE = 1 / 142  # s; Inception-V3, training, float32, one Tesla P100: tensorflow.org/performance/benchmarks, 2017
@@ -75,8 +75,7 @@ NETWORKS = {
     ("bn_inception", 1.0, 224): Network(2.03e9, 10.3e6, 0.15, 0.049, 0.0010),
     ("cnn_m_2048", 1.0, 224): Network(1.66e9, 90.5e6, 0.35, 0.095, 0.0010),
     ("vgg16", 1.0, 224): Network(15.5e9, 134.5e6, 1.1, 0.29, 0.0010),
-    ("inception_v3", 0.25, 112): Network(0.036e9, 1.40e6, 0.0054, 0.0018, 0.00045, 0.0023, 0.0013),
-    ("inception_v3", 0.125, 96): Network(0.0080e9, 0.38e6, 0.0066, 0.0022, 0.00040, 0.0026, 0.0007),
+    ("inception_v3", 0.25, 96): Network(0.0227e9, 1.39e6, 0.0038, 0.0012, 0.0002, 0.0019, 0.0017),
 }
 
 
