@@ -204,6 +204,31 @@ class TrainClips(_Clips):
         return crop, self.augmentation.flip and rng.random() < 0.5
 
 
+class JoinedClips(Dataset):
+    """The training clips of several datasets as one: those of the first, then those of the second, ...
+
+    Items are those of the datasets with `task`, int64, the dataset's place among them, and `index` among all clips.
+    """
+
+    def __init__(self, *tasks: TrainClips) -> None:
+        self.tasks = tasks
+
+    def __len__(self) -> int:
+        return sum(len(clips) for clips in self.tasks)
+
+    def set_epoch(self, epoch: int) -> None:
+        """As `TrainClips.set_epoch`, for all of them."""
+        for clips in self.tasks:
+            clips.set_epoch(epoch)
+
+    def __getitem__(self, index: int) -> Item:
+        task, place = 0, index
+        while place >= len(self.tasks[task]):
+            place -= len(self.tasks[task])
+            task += 1
+        return self.tasks[task][place] | {"task": torch.tensor(task), "index": torch.tensor(index)}
+
+
 class TestClips(_Clips):
     """All views of the test protocol of one video: V = segments * crops, the crops of a segment side by side.
 

@@ -10,7 +10,8 @@ in a network that is built, stored and started like any other.
 What the paper leaves unsaid, and what we chose:
 - how the losses are normalised: each video counts alike, so that the mean over a batch is the sum over the datasets of
   their share of the batch times their mean loss;
-- how a batch is mixed: not decided here;
+- how batches are mixed: an epoch is every video of all datasets once, shuffled together and cut into batches, so that a
+  batch holds of each dataset about its share of the videos, and a small dataset is neither repeated nor weighted;
 - a batch without videos of one dataset leaves that layer's gradient at zero, not absent: its momentum goes on.
 """
 
@@ -44,16 +45,19 @@ class Tasks:
         first = sum(sizes[: names.index(dataset)])
         return slice(first, first + self.classes[dataset])
 
-    def losses(self, logits: Tensor, labels: Tensor, tasks: Tensor) -> Tensor:
-        """Cross-entropy (B,) of each video among its own dataset's classes.
+    def own(self, logits: Tensor, labels: Tensor, tasks: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits (B, outputs), -inf outside each video's own dataset, and the columns (B,) that the labels stand for.
 
-        logits (B, outputs); labels (B,) and tasks (B,) int64.
+        labels (B,) and tasks (B,) int64. A softmax or a maximum over them is one over the own dataset's classes.
         """
         sizes = torch.tensor(list(self.classes.values()), device=logits.device)
         owner = torch.arange(len(sizes), device=logits.device).repeat_interleave(sizes)  # (outputs,)
         first = sizes.cumsum(0) - sizes  # (tasks,)
-        own = logits.masked_fill(owner != tasks[:, None], -torch.inf)  # (B, outputs)
-        return F.cross_entropy(own, first[tasks] + labels, reduction="none")
+        return logits.masked_fill(owner != tasks[:, None], -torch.inf), first[tasks] + labels
+
+    def losses(self, logits: Tensor, labels: Tensor, tasks: Tensor) -> Tensor:
+        """Cross-entropy (B,) of each video among its own dataset's classes; arguments as of `own`."""
+        return F.cross_entropy(*self.own(logits, labels, tasks), reduction="none")
 
     def single(self, state: Mapping[str, Tensor], last_layer: str, dataset: str) -> dict[str, Tensor]:
         """Weights of the ordinary network of one dataset: the others' rows of `last_layer` are left out."""

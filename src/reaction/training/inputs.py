@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from reaction.clips.loader import Augmentation, TestClips, TrainClips
+from reaction.clips.loader import Augmentation, JoinedClips, TestClips, TrainClips
 from reaction.clips.maps import ConstantMaps, FrameMaps, StoredMaps
 from reaction.data.index import Video, part_videos
 from reaction.data.splits import hold_out
@@ -15,8 +15,10 @@ from reaction.training.networks import RunError, stream_of
 
 def training_clips(
     config: Mapping[str, Any], inputs: Mapping[str, str], holdout: float = 0.0
-) -> tuple[TrainClips, TestClips | None]:
+) -> tuple[TrainClips | JoinedClips, TestClips | None]:
     """The clips a run learns from, and the centre crops it is measured on after each epoch, if groups are held out.
+
+    With `multi_task` it learns from all training videos of another dataset as well; none of those are held out.
 
     Grad-CAM maps of the true label tell the held-out clips' label as well: what is measured with them compares epochs,
     and is no estimate of a test, which knows learned maps only.
@@ -26,7 +28,10 @@ def training_clips(
     segments = config["network"]["segments"]
     shared = _shared(config, config, inputs)
     augmentation = Augmentation(**config["augmentation"])
-    clips = TrainClips(training, segments=segments, augmentation=augmentation, seed=config["seed"], **shared)
+    options = {"segments": segments, "augmentation": augmentation, "seed": config["seed"]}
+    clips = TrainClips(training, **options, **shared)
+    if "multi_task" in config:
+        clips = JoinedClips(clips, TrainClips(**options, **_other_task(config, inputs, shared)))
     return clips, TestClips(heldout, segments=segments, crops=1, sampler="tsn", **shared) if heldout else None
 
 
@@ -57,6 +62,27 @@ def entering_maps(maps: Mapping[str, Any] | None, folder: str | None) -> FrameMa
 def open_features(folder: str) -> Shards:
     """The shards of a features folder, each checked against the folder's own config."""
     return Shards(folder, expect=read_json(Path(folder) / "config.json")["config"])
+
+
+def _other_task(config: Mapping[str, Any], inputs: Mapping[str, str], shared: Mapping[str, Any]) -> dict[str, Any]:
+    """The other dataset's training videos and features, to be seen as the run's own are."""
+    other, maps = config["multi_task"], config["maps"]
+    if maps is not None and maps["source"] != "constant":
+        raise RunError(f"multi_task: there are no {maps['source']} maps of {other['dataset']}; train on one dataset")
+    videos = part_videos(inputs["other_index"], other["split"], "train")
+    if not videos:
+        raise RunError(f"{inputs['other_index']} has no train videos in {other['split']}")
+    _require_alike(inputs["features"], inputs["other_features"])
+    return {**shared, "videos": videos, "frames": open_features(inputs["other_features"])}
+
+
+def _require_alike(one: str, other: str) -> None:
+    """Raise RunError where two folders of features differ in what their pictures mean."""
+    configs = [read_json(Path(folder) / "config.json")["config"] for folder in (one, other)]
+    for key in sorted((configs[0].keys() | configs[1].keys()) - {"shards"}):
+        first, second = (config.get(key) for config in configs)
+        if first != second:
+            raise RunError(f"multi_task: {key} is {first!r} in {one} and {second!r} in {other}: make both alike")
 
 
 def _scored_videos(

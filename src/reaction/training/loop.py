@@ -9,6 +9,9 @@ clips, dropout and the history's epochs go on from there. What a round does not 
 (and at `16-mixed` the scale of the loss): two rounds without momentum are bitwise one run of their epochs together, on
 the CPU, and with it they differ by that alone.
 
+A run may learn several tasks at once, datasets with a classifier each (`reaction.models.multitask`): loss and top-1 of
+an epoch are then means over the videos of all of them, each among the classes of its own dataset.
+
 Held-out videos, where there are any, are measured after every epoch and change nothing about the training; the best
 epoch is the one that classifies most of them (tsn-pytorch `main.py`), of equals the one with the least loss.
 
@@ -42,6 +45,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 
+from reaction.models.multitask import Tasks
 from reaction.models.weights import cpu_copy
 from reaction.training import checkpoint
 from reaction.training.batch_norm import Layout, regroup, shares
@@ -104,6 +108,7 @@ def train(
     checkpoints: Path,
     identity: str,
     heldout: Dataset | None = None,
+    tasks: Tasks | None = None,
     workers: int = 0,
     stop_after: float | None = None,
     report: Callable[[str], None] = print,
@@ -112,6 +117,7 @@ def train(
 
     A row per epoch: epoch, loss, top1 (0 to 1), with `heldout` val_loss and val_top1, learning_rate, seconds. `clips`
     has `set_epoch` and gives items with `clip` (K, C, H, W), `label` and perhaps `map` (K, 1, H, W), as does `heldout`.
+    With `tasks` the items of `clips` have a `task` as well, and those of `heldout` belong to the first one.
     A state in `checkpoints` with the same `identity` is continued; `stop_after` is in minutes. Raises StopEarly when
     the next epoch would pass it or at SIGTERM, TrainingError when the loss is not finite, CheckpointError for another
     run's state.
@@ -140,19 +146,19 @@ def train(
                 rate = recipe.rate(epoch + (step + 0.5) / len(batches))  # mid-step: a warm-up's first step moves
                 for group in sgd.param_groups:
                     group["lr"] = rate
-                logits = network(item["clip"], item.get("map"))  # (B, classes)
-                losses = F.cross_entropy(logits, item["label"], reduction="none")  # (B,)
+                logits, labels = _own(network(item["clip"], item.get("map")), item, tasks)  # (B, classes), (B,)
+                losses = F.cross_entropy(logits, labels, reduction="none")  # (B,)
                 mean = losses.sum() * layout.counts / len(batches[step])
                 fabric.backward(mean * fabric.world_size)  # DDP takes the mean over processes
                 if recipe.clip_gradient is not None:
                     fabric.clip_gradients(network, optimizer, max_norm=recipe.clip_gradient, error_if_nonfinite=False)
                 optimizer.step()
                 optimizer.zero_grad()
-                progress.add(losses.detach(), logits.detach(), item, layout.counts)
+                progress.add(_sums(losses.detach(), logits.detach(), labels), item["clip"], layout.counts)
                 if step + 1 < len(batches) and _anywhere(terminated(), fabric):
                     state.save(path, identity, within=progress)
                     raise StopEarly(f"SIGTERM in epoch {epoch + 1} of {recipe.last}: run the same command to go on")
-            measured = {} if heldout is None else measure(model, heldout, recipe.batch, workers, fabric)
+            measured = {} if heldout is None else measure(model, heldout, recipe.batch, workers, fabric, tasks)
             state.add(progress.row(fabric, rate, measured))
             progress.line(state.history[-1])
             late = _out_of_time(started, state.history[-1]["seconds"], stop_after) or terminated()
@@ -166,8 +172,13 @@ def train(
 
 
 @torch.no_grad()
-def measure(model: nn.Module, heldout: Dataset, batch: int, workers: int, fabric: Fabric) -> dict[str, float]:
-    """Mean cross-entropy `val_loss` and `val_top1` (0 to 1) of `heldout`, each process measuring its share."""
+def measure(
+    model: nn.Module, heldout: Dataset, batch: int, workers: int, fabric: Fabric, tasks: Tasks | None = None
+) -> dict[str, float]:
+    """Mean cross-entropy `val_loss` and `val_top1` (0 to 1) of `heldout`, each process measuring its share.
+
+    Of several `tasks` it is the first one's videos that are held out.
+    """
     model.eval()  # the caller's next epoch sets the training mode again
     mine = list(range(len(heldout)))[fabric.global_rank :: fabric.world_size]
     size = max(1, batch // fabric.world_size)
@@ -176,8 +187,9 @@ def measure(model: nn.Module, heldout: Dataset, batch: int, workers: int, fabric
         clip, maps = precision.convert_input((item["clip"], item.get("map")))
         with precision.forward_context():
             logits = model(clip, maps).float()  # (B, classes)
-        losses = F.cross_entropy(logits, item["label"], reduction="none")  # (B,)
-        sums += _sums(losses, logits, item["label"])
+        logits, labels = _own(logits, item | {"task": torch.zeros_like(item["label"])}, tasks)
+        losses = F.cross_entropy(logits, labels, reduction="none")  # (B,)
+        sums += _sums(losses, logits, labels)
     loss, correct, videos = fabric.all_reduce(sums, reduce_op="sum").tolist()
     return {"val_loss": loss / videos, "val_top1": correct / videos}
 
@@ -278,11 +290,11 @@ class Progress:
         self.step = self.images = 0
         self.sums: Tensor | float = 0.0  # loss, correct, videos: stays on the device, which is not waited for
 
-    def add(self, losses: Tensor, logits: Tensor, item: dict[str, Tensor], counts: float) -> None:
-        """Count one step: losses (B,), logits (B, classes); `counts` is 0 where they are a stand-in's."""
-        self.sums = self.sums + counts * _sums(losses, logits, item["label"])
+    def add(self, sums: Tensor, clip: Tensor, counts: float) -> None:
+        """Count one step: its `_sums` and its clip (B, K, ...); `counts` is 0 where they are a stand-in's."""
+        self.sums = self.sums + counts * sums
         self.step += 1
-        self.images += item["clip"].shape[0] * item["clip"].shape[1]
+        self.images += clip.shape[0] * clip.shape[1]
         if counts and time.monotonic() - self.told >= SECONDS_BETWEEN_LINES:
             self.line(self._means(self.sums))
 
@@ -333,6 +345,11 @@ def _silent(line: str) -> None:
 
 def _seed(*numbers: int) -> int:
     return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> 1)  # torch takes signed 64 bits
+
+
+def _own(logits: Tensor, item: dict[str, Tensor], tasks: Tasks | None) -> tuple[Tensor, Tensor]:
+    """The logits (B, classes) that an item's videos are classified by, and the right ones of their columns (B,)."""
+    return (logits, item["label"]) if tasks is None else tasks.own(logits, item["label"], item["task"])
 
 
 def _sums(losses: Tensor, logits: Tensor, labels: Tensor) -> Tensor:

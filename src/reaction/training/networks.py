@@ -11,10 +11,12 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from reaction.clips.loader import Stream
+from reaction.data.index import read_classes
 from reaction.files import read_json, sha256
 from reaction.models.bn_inception import BNInception
 from reaction.models.cnn_m import CNNM
 from reaction.models.inception_v3 import InceptionV3
+from reaction.models.multitask import Tasks
 from reaction.models.st_attention import STAttention
 from reaction.models.tsn import TSN
 from reaction.models.vgg import VGG16
@@ -31,12 +33,14 @@ class RunError(ValueError):
 
 
 def load_run(folder: Path | str) -> tuple[TSN, dict[str, Any]]:
-    """The trained network of a run, in evaluation mode on the CPU, and the run's own parameters."""
+    """The trained network of a run, in evaluation mode on the CPU, and the run's own parameters.
+
+    Of a run on several tasks it is the network of its own dataset: the other's classifier is left out.
+    """
     folder = Path(folder)
     config = read_json(folder / "config.json")["config"]
-    state = _read_model(folder)
-    last_layer = BACKBONES[config["network"]["backbone"]].last_layer
-    classes = state[f"backbone.{last_layer}.weight"].shape[0]
+    state = _read_own(folder)
+    classes = state[f"{_last_layer(config)}.weight"].shape[0]
     model = build_network(config["network"], stream=config["stream"], classes=classes)
     _fit(model, state, folder)
     return model.eval(), config
@@ -56,6 +60,17 @@ def build_network(network: Mapping[str, Any], *, stream: str, classes: int) -> T
     return STAttention(backbone, entry=entry, partial_bn=network["partial_bn"], **consensus)
 
 
+def tasks_of(frozen: Mapping[str, Any]) -> Tasks | None:
+    """The datasets that a run's config.json trains on together, its own first; None where it trains on one."""
+    if "multi_task" not in frozen["config"]:
+        return None
+    own, other = frozen["dataset"], frozen["config"]["multi_task"]["dataset"]
+    if own == other:
+        raise RunError(f"multi_task: {other} is the run's own dataset; name another")
+    inputs = frozen["inputs"]
+    return Tasks({own: len(read_classes(inputs["index"])), other: len(read_classes(inputs["other_index"]))})
+
+
 def stream_of(run: Mapping[str, Any]) -> Stream:
     """What the network of a run sees, by the run's own parameters."""
     network = run["network"]
@@ -68,7 +83,9 @@ def load_start(model: TSN, config: Mapping[str, Any], init: str | None) -> dict[
     They are those of the run folder `init`, if there is one, or else what the `weights` block names.
     """
     if init is not None:
-        _fit(model, _read_model(Path(init)), Path(init))
+        # A single task may go on from several; their classifiers only fit where there are as many again.
+        state = _read_model(Path(init)) if "multi_task" in config else _read_own(Path(init))
+        _fit(model, state, Path(init))
         return {"source": "run", "run": init}
     weights = config["weights"]
     if weights["source"] == "none":
@@ -94,13 +111,24 @@ def _read_model(folder: Path) -> dict[str, Tensor]:
     return load_file(path)
 
 
+def _read_own(folder: Path) -> dict[str, Tensor]:
+    """The weights of a run, of several tasks those of its own dataset's network."""
+    state, frozen = _read_model(folder), read_json(folder / "config.json")
+    tasks = tasks_of(frozen)
+    return state if tasks is None else tasks.single(state, _last_layer(frozen["config"]), frozen["dataset"])
+
+
+def _last_layer(config: Mapping[str, Any]) -> str:
+    return f"backbone.{BACKBONES[config['network']['backbone']].last_layer}"
+
+
 def _fit(model: TSN, state: Mapping[str, Tensor], folder: Path) -> None:
     try:
         model.load_state_dict(state)
     except RuntimeError as error:
         raise RunError(
-            f"the weights in {folder} do not fit the network; are backbone, width, stream, map and consensus alike? "
-            f"{error}"
+            f"the weights in {folder} do not fit the network; are backbone, width, stream, map, consensus and tasks "
+            f"alike? {error}"
         ) from error
 
 

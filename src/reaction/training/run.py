@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from reaction.clips.loader import TestClips, TrainClips
+from reaction.clips.loader import JoinedClips, TestClips, TrainClips
 from reaction.data.index import read_classes
 from reaction.files import read_json, write_json
 from reaction.models.weights import cpu_copy, write_weights
@@ -16,7 +16,7 @@ from reaction.training import checkpoint
 from reaction.training.inputs import training_clips
 from reaction.training.job import be_deterministic, provenance, tell, write_rows
 from reaction.training.loop import Recipe, best_row, train
-from reaction.training.networks import MODEL, build_network, load_start
+from reaction.training.networks import MODEL, build_network, load_start, tasks_of
 
 BEST = "best.safetensors"
 
@@ -40,13 +40,16 @@ def train_run(
     frozen = read_json(folder / "config.json")
     config, inputs = frozen["config"], frozen["inputs"]
     torch.manual_seed(config["seed"])
-    model = build_network(config["network"], stream=config["stream"], classes=len(read_classes(inputs["index"])))
+    tasks = tasks_of(frozen)
+    classes = len(read_classes(inputs["index"])) if tasks is None else tasks.outputs
+    model = build_network(config["network"], stream=config["stream"], classes=classes)
     origin = load_start(model, config, inputs.get("init"))
     recipe = Recipe(**config["training"])
     clips, heldout = training_clips(config, inputs, recipe.holdout)
     identity = f"{frozen['dataset']}/{folder.name}"
     options = {"checkpoints": checkpoints, "identity": identity, "workers": workers, "stop_after": stop_after}
-    history, best = train(model, clips, recipe, seed=config["seed"], heldout=heldout, report=tell, **options)
+    options |= {"seed": config["seed"], "heldout": heldout, "tasks": tasks, "report": tell}
+    history, best = train(model, clips, recipe, **options)
     if int(os.environ.get("RANK", 0)) == 0:
         _write_run(folder, {MODEL: cpu_copy(model), BEST: best}, config, history, _counts(clips, heldout))
         seconds = sum(row["seconds"] for row in history)
@@ -72,5 +75,7 @@ def _write_run(
     write_json(folder / "metrics.json", facts | last | best | counts)
 
 
-def _counts(clips: TrainClips, heldout: TestClips | None) -> dict[str, int]:
-    return {"n": len(clips)} | ({} if heldout is None else {"heldout": len(heldout)})
+def _counts(clips: TrainClips | JoinedClips, heldout: TestClips | None) -> dict[str, int]:
+    tasks = clips.tasks if isinstance(clips, JoinedClips) else [clips]
+    counts = {name: len(task) for name, task in zip(("n", "other_task"), tasks, strict=False)}
+    return counts | ({} if heldout is None else {"heldout": len(heldout)})
