@@ -269,6 +269,40 @@ def test_the_shipped_sweep_and_the_attention_network_hold_out_the_same_groups():
     assert all(one.inputs["heldout_rgb"].inputs["maps"].rule == "attend" for one in swept)
 
 
+def maps_in(shards: int | None):
+    """Of the synthetic table, whose features are in two shards: features, maps and what reads these."""
+    values = deepcopy(SHIPPED)
+    values["scales"]["tiny"]["map_shards"] = shards
+    made = Plan(parse(values)).needed("synthetic").values()
+    return next(one for one in made if one.rule == "frames"), [one for one in made if one.rule in ("gradcam", "attend")]
+
+
+def test_a_scale_may_have_its_maps_in_fewer_shards_than_the_features():
+    features, maps = maps_in(1)
+    assert features.shards == 2
+    for one in maps:
+        assert one.shards == one.config["shards"] == 1
+        assert one.files == [f"{one.folder}/shard-000.h5"]
+        assert features.files_for(one, "000") == features.files, "any of its videos may be in either"
+
+
+def test_maps_in_the_features_own_shards_read_one_each_and_do_not_say_so():
+    features, maps = maps_in(None)
+    for one in maps:
+        assert one.shards == features.shards == 2
+        assert "shards" not in one.config
+        assert features.files_for(one, "001") == [features.files[1]]
+
+
+def test_other_shards_of_maps_move_the_maps_and_phase_two_only():
+    def change(values):
+        values["scales"]["tiny"]["map_shards"] = None
+
+    rules = {(rule, method) for rule, method, _ in moved(change)}
+    assert {("gradcam", ""), ("attention_net", ""), ("attend", ""), ("train", "st_attention")} <= rules
+    assert not {("train", "st_phase1"), ("train", "tsn"), ("frames", ""), ("flow", "")} & rules
+
+
 def test_a_scale_brings_its_own_schedule_and_paper_scale_keeps_the_methods():
     plan = Plan(parse(SHIPPED))
     tiny = next(a for a in plan.needed("synthetic").values() if a.name.startswith("tsn-rgb"))
