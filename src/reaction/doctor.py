@@ -268,11 +268,14 @@ def _mapped(made: Artifact, size: Size) -> Need:
 
 
 def _learned(made: Artifact, size: Size) -> Need:
+    """A network on features that are computed once where they are few; those of the papers' size are not."""
     run = made.inputs["run"]
     costs = _network(run.config["network"])
-    frames = _train(made, size) * made.config["frames_per_video"] * made.config["epochs"]
-    done = _networked(run, frames, costs.forward + costs.attention_net, costs.macs * GPU_FORWARD)
-    return done + _loaded(run, frames, costs.load)
+    available = size.frames / size.videos / made.inputs["gradcam"].config["every"]
+    learned = _train(made, size) * min(made.config["frames_per_video"], available) * made.config["epochs"]
+    seen = learned if run.config["scale"] == "paper" else _train(made, size) * available
+    done = _networked(run, seen, costs.forward, costs.macs * GPU_FORWARD) + _loaded(run, seen, costs.load)
+    return done + _networked(run, learned, costs.attention_net, 0)
 
 
 def _scored(made: Artifact, size: Size) -> Need:

@@ -345,9 +345,10 @@ class Plan:
 
     def attention_net(self, run: "Run", stream: str) -> Artifact:
         """The network that predicts the Grad-CAM maps of one stream."""
-        net, epochs = self.attention(run).net, self.params.scales[run.scale].net_epochs
+        net, scale = self.attention(run).net, self.params.scales[run.scale]
         config = net.model_dump(mode="json") | {"split": split_name(run.split), "seed": run.seed}
-        config["epochs"] = epochs or net.epochs
+        config["epochs"] = scale.net_epochs or net.epochs
+        config["hidden"] = max(1, round(net.hidden * scale.width))
         config |= self._entering(run)
         made_from = {"gradcam": self.gradcam(run, stream)}
         trained = self._looked_at(run, stream)

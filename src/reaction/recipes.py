@@ -11,7 +11,7 @@ RECIPES: dict[str, int] = {
     "flow": 2,
     "train": 1,
     "gradcam": 1,
-    "attention_net": 1,
+    "attention_net": 2,
     "attend": 1,
     "agree": 1,
     "score": 1,

@@ -156,7 +156,7 @@ def _stages(plan: Plan, run: Run, figures: Figures) -> list[dict[str, Any]]:
 def _networks(plan: Plan, run: Run) -> dict[str, Any]:
     """What the diagrams of the networks are drawn from."""
     streams = [{"stream": stream, "network": plan.run(run, stream).config["network"]} for stream in ("rgb", "flow")]
-    net = plan.attention(run).net.model_dump(include={"hidden", "kernel"})
+    net = {key: plan.attention_net(run, "rgb").config[key] for key in ("hidden", "kernel")}
     index = plan.index(run.dataset).folder
     return {"index": index, "streams": streams, "layers": plan.layers(run), "net": net}
 

@@ -1,3 +1,4 @@
+import csv
 from pathlib import Path
 
 import h5py
@@ -25,7 +26,7 @@ from reaction.data.index import part_videos, read_index
 from reaction.data.splits import hold_out
 from reaction.data.store import Maps, MapWriter, shard_name, shard_of
 from reaction.files import read_json, sha256
-from reaction.models.inception_v3 import FIRST_CONV
+from reaction.models.inception_v3 import FIRST_CONV, InceptionV3
 from reaction.models.weights import cpu_copy, write_weights
 from reaction.training.inputs import open_features
 from reaction.training.networks import load_run
@@ -70,12 +71,38 @@ def attention_net(project, run, cams, name="net", where=None, **changes):
     return Path(folder)
 
 
+def read_rows(path):
+    with path.open(newline="") as file:
+        return [{key: float(value) for key, value in row.items()} for row in csv.DictReader(file)]
+
+
 def learned(project, run, net, name="learned", where=None):
     inputs = project.features("rgb") | {"run": run, "attention_net": str(net)}
     folder = project.freeze("attend", name, (where or {"layer": LAYER}) | {"every": 2}, inputs)
     for shard in range(2):
         attend_shard(folder, shard)
     return folder
+
+
+def test_features_that_fit_are_computed_once_and_give_the_same_network(small_project, monkeypatch):
+    run = phase_one(small_project)
+    cams = gradcams(small_project, run)
+    calls, forward = [], InceptionV3.features
+
+    def counted(self, x, layer):
+        calls.append(len(x))
+        return forward(self, x, layer)
+
+    monkeypatch.setattr(InceptionV3, "features", counted)
+    kept = read_rows(attention_net(small_project, run, cams, "kept", epochs=3) / "history.csv")
+    frames = sum(Maps(cams).length(video.video) for video in part_videos(small_project.index, "split1", "train"))
+    assert sum(calls) == frames  # in three epochs, each with its held-out videos
+    calls.clear()
+    monkeypatch.setattr("reaction.attention.maps.KEPT", 0)
+    anew = read_rows(attention_net(small_project, run, cams, "anew", epochs=3) / "history.csv")
+    assert sum(calls) > frames
+    for once, again in zip(kept, anew, strict=True):
+        assert once == pytest.approx(again, rel=1e-3)
 
 
 def whole_frames(project, run, videos):

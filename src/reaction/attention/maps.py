@@ -43,6 +43,7 @@ from reaction.training.networks import load_run
 
 NET = "attention_net.safetensors"
 FRAMES_AT_ONCE = 32
+KEPT = 2**31  # bytes of features that an attention network's training keeps at most
 FOCUS = 0.5  # a map's focus is where it is at least half, once it spans 0 to 1
 
 
@@ -111,7 +112,8 @@ def train_attention_net(folder: Path | str, threads: int = 1) -> None:
     folder, videos = Path(folder), part_videos(inputs["index"], config["split"], "train")
     training, heldout = hold_out(videos, config["holdout"], seed=config["seed"])
     layer = _layers(config)[-1]
-    data = Targets(source, Maps(inputs["gradcam"]), frames=config["frames_per_video"], layer=layer)
+    cams = Maps(inputs["gradcam"])
+    data = Targets(source, cams, config["frames_per_video"], Features(source, cams, layer, videos))
     torch.manual_seed(config["seed"])
     channels = source.model.backbone.get_submodule(layer).outputs
     net = AttentionNet(channels, config["hidden"], kernel=config["kernel"]).to(device())
@@ -157,6 +159,45 @@ def load_attention_net(folder: Path) -> AttentionNet:
     return net.eval()
 
 
+class Features:
+    """Features (M, C, h, w) at `layer` of the run's whole frames: it is frozen, so a small dataset's are computed once.
+
+    Where those of all `videos` take more than KEPT they are computed anew each time. Which of the two it is depends
+    on the data alone, and is part of the result: a convolution's last bits depend on the frames beside.
+    """
+
+    def __init__(self, source: Source, cams: Maps, layer: str, videos: Sequence[Video]) -> None:
+        self.source, self.layer, self.every = source, layer, int(cams.attributes["every"])
+        frames = sum(cams.length(video.video) for video in videos)
+        self._kept: dict[str, Tensor] | None = {}
+        if frames * self._whole(min(videos, key=lambda video: cams.length(video.video)))[0].nbytes > KEPT:
+            self._kept = None
+
+    def of(self, clips: "_ChosenFrames", indices: Sequence[int], alive: Tensor) -> Tensor:
+        """Of the chosen frames of some videos, those that are `alive` (M,)."""
+        if self._kept is None:
+            items = [clips[index] for index in indices]
+            return self._compute(
+                {key: torch.cat([i[key] for i in items])[alive] for key in ("clip", "map") if key in items[0]}
+            )
+        chosen = [self._whole(clips.videos[index])[clips.positions[index]] for index in indices]
+        return torch.cat(chosen)[alive.to(chosen[0].device)]
+
+    def _whole(self, video: Video) -> Tensor:
+        """Of every frame of a video that has a map."""
+        if self._kept is not None and video.video in self._kept:
+            return self._kept[video.video]
+        frames = self.source.whole_frames([video], self.every)
+        found = torch.cat([self._compute(item) for item in frames.chunks(0, FRAMES_AT_ONCE)])
+        if self._kept is not None:
+            self._kept[video.video] = found
+        return found
+
+    @torch.no_grad()
+    def _compute(self, item: Item) -> Tensor:
+        return self.source.model.backbone.features(self.source.enter(item), self.layer)
+
+
 @dataclass(frozen=True)
 class Targets:
     """Features of whole frames and the up-sampled Grad-CAM maps they have to explain."""
@@ -164,7 +205,7 @@ class Targets:
     source: Source
     cams: Maps
     frames: int
-    layer: str
+    features: Features
 
     def batches(
         self, videos: Sequence[Video], positions: Sequence[np.ndarray], batch: int
@@ -174,14 +215,13 @@ class Targets:
         A batch is some `batch` frames of batch / frames videos.
         """
         clips = _ChosenFrames(self.source, videos, positions, self.cams)
-        items: list[Item] = []
-        for index in range(len(videos)):
-            items.append(clips[index])
-            if len(items) == max(1, batch // self.frames):
-                yield self._pair(items)
-                items = []
-        if items:
-            yield self._pair(items)
+        at_once = max(1, batch // self.frames)
+        for first in range(0, len(videos), at_once):
+            indices = range(first, min(first + at_once, len(videos)))
+            target = torch.cat([clips.targets(index) for index in indices])
+            alive = ~target.isnan().any(dim=2).any(dim=1)  # (M,)
+            features = self.features.of(clips, indices, alive)
+            yield features, target[alive].to(features.device), int((~alive).sum())
 
     def random(self, videos: Sequence[Video], rng: np.random.Generator) -> list[np.ndarray]:
         """`frames` of each video's maps, or all of a shorter one, at random without repetition."""
@@ -192,14 +232,6 @@ class Targets:
         """`frames` of each video's maps, or all of a shorter one, evenly spaced."""
         lengths = [self.cams.length(video.video) for video in videos]
         return [np.unique(np.linspace(0, n - 1, self.frames).round().astype(np.int64)) for n in lengths]
-
-    @torch.no_grad()
-    def _pair(self, items: Sequence[Item]) -> tuple[Tensor, Tensor, int]:
-        joined = {key: torch.cat([item[key] for item in items]) for key in ("clip", "map", "target") if key in items[0]}
-        alive = ~joined["target"].isnan().any(dim=2).any(dim=1)  # (M,)
-        joined = {key: value[alive] for key, value in joined.items()}
-        features = self.source.model.backbone.features(self.source.enter(joined), self.layer)
-        return features, joined["target"].to(features.device), int((~alive).sum())
 
 
 def fit(
@@ -261,22 +293,22 @@ def summary(history: Sequence[Mapping[str, float]]) -> dict[str, float]:
 
 
 class _ChosenFrames(WholeFrames):
-    """Whole frames that have a map, `positions` counting maps, with the up-sampled map as `target` (NaN if dead)."""
+    """Whole frames that have a map, `positions` counting maps."""
 
     def __init__(self, source: Source, videos: Sequence[Video], positions: Sequence[np.ndarray], cams: Maps) -> None:
         every = int(cams.attributes["every"])
         stream, input = source.stream, source.input
         super().__init__(videos, source.frames, stream=stream, input=input, every=every, maps=source.maps)
-        self.positions, self.targets = positions, StoredMaps(cams, dead=math.nan)
+        self.positions, self.cams = positions, StoredMaps(cams, dead=math.nan)
 
     def _positions(self, index: int) -> np.ndarray:
         return self.positions[index] * self.every
 
-    def __getitem__(self, index: int) -> Item:
+    def targets(self, index: int) -> Tensor:
+        """The up-sampled maps (M, H, W) of one video's frames, NaN where one is dead."""
         video = self.videos[index].video
         frames = self._positions(index).tolist()
-        targets = np.stack([self.targets.at(video, frame, self.input, self.input) for frame in frames])
-        return super().__getitem__(index) | {"target": torch.from_numpy(targets)}
+        return torch.from_numpy(np.stack([self.cams.at(video, frame, self.input, self.input) for frame in frames]))
 
 
 def _compare(maps: Tensor, target: Tensor) -> Tensor:
