@@ -28,7 +28,7 @@ def test_the_report_shows_tables_and_figures(made):
     report = made.read("report.html")
     for name in ("synthetic.csv", "synthetic_comparisons.csv", "synthetic_curves.svg", "synthetic_per_class.svg"):
         assert name in report
-    assert "a colour per method" in report, "the captions"
+    assert "on the training clips of every run of synthetic" in report, "the captions"
 
 
 def test_dvc_shows_our_numbers_and_curves(made):
