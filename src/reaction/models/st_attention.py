@@ -11,6 +11,8 @@ What the thesis leaves unsaid, the parameter of params.yaml that says it, and wh
 - what stands in for a Grad-CAM map that is zero everywhere: `map.constant`, the 0.1 of phase 1;
 - which of its M layers make the map: `attention.layers`, Mixed_7c, the one it chose; of several, each map is
   up-sampled, and their mean is normalised again;
+- which maps phase 2 trains with: `attention.train_maps`, Grad-CAM maps of the true label, although they may tell the
+  label to a network that a test leaves without it; `learned` ones are those of the test;
 - whether both streams need maps: `attention.streams`, both;
 - the flow stack's length: the stream's `stack`, 10 as in Two-Stream ConvNets;
 - the input: the method's `input`, 299 pixels, Inception-V3's own;
