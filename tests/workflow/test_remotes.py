@@ -32,6 +32,7 @@ def digests(folder: Path) -> dict[str, str]:
     return {str(path.relative_to(folder)): sha256(path) for path in files if path.name != ".gitignore"}
 
 
+@pytest.mark.slow
 def test_results_go_to_s3_and_a_colleague_goes_on_from_them(made, bucket, tmp_path):
     made.run("dvc", "remote", "add", "--force", "--default", "cloud", "s3://laboratory/reaction")
     made.run("dvc", "remote", "modify", "cloud", "endpointurl", bucket)
