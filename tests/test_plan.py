@@ -358,13 +358,13 @@ def test_a_holdout_moves_the_training():
     assert moved(change) == {("train", "tsn", "rgb"), ("score", "tsn", "rgb"), ("fuse", "tsn", "fusion")}
 
 
-def test_only_dependent_videos_are_drawn_by_group_and_no_artifact_moves():
+def test_videos_of_a_film_or_shooting_are_drawn_together_and_no_artifact_moves():
     def change(values):
         values["datasets"]["synthetic"]["resample"] = "video"
 
     plan = Plan(parse(SHIPPED))
     drawn = {table for table in SHIPPED["tables"] for spec in specs(plan, table) if spec["resample"] == "group"}
-    assert drawn == {"synthetic"}
+    assert drawn == set(SHIPPED["tables"])
     assert moved(change) == set()
 
 
@@ -397,6 +397,7 @@ def test_a_stage_pays_for_the_maps_that_it_reads_and_for_no_others():
     plan = Plan(parse(SHIPPED))
     ways = {way["name"]: way["stages"] for way in thesis_spec(plan, "park2019_small")["alternation"]}
     before, after = ways["two-phase/rgb"]
+    assert plan.artifacts[after["history"]].inputs["init"].folder == before["history"], "the run it goes on from"
     assert before["maps"] == []
     maps = plan.artifacts[after["history"]].inputs["maps"]
     shards = SHIPPED["scales"]["small"].get("map_shards", SHIPPED["datasets"]["jhmdb21"]["shards"])

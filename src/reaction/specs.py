@@ -145,7 +145,8 @@ def _stages(plan: Plan, run: Run, figures: Figures) -> list[dict[str, Any]]:
     drawn = []
     for stream in ("rgb", "flow"):
         rounds = _stages_of(plan, figures.end_to_end, plan.run(run.of(figures.end_to_end), stream))
-        two = [plan.run(run.of(row), stream) for row in (figures.before, figures.after)]
+        last = plan.run(run.of(figures.after), stream)
+        two = [last.inputs["init"], last] if "init" in last.inputs else [last]
         drawn += [
             {"name": f"{name}/{stream}", "stages": [_stage(one) for one in stages]}
             for name, stages in (("end to end", rounds), ("two-phase", two))

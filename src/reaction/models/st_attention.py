@@ -25,7 +25,7 @@ What the thesis leaves unsaid, the parameter of params.yaml that says it, and wh
 - how often end-to-end training (Algorithm 1) makes new maps: `alternation.epochs_per_round`. A round is a run of its
   own, which starts from the round before; schedule and shuffling go on, the optimiser's momentum begins anew;
 - the attention network: `attention.net`, its `hidden` width, its batch, epochs, Adam's `learning_rate`, the frames
-  it sees of each video; its first kernel: `kernel` of `AttentionNet`, 3;
+  it sees of each video; its first kernel: `attention.net.kernel`, 3;
 - for which frames maps are computed: `attention.every`, each one;
 - what stands for the maps in a test: the protocol's `maps`, those of the attention network; Grad-CAM of the true label
   is an oracle, and what it scores is no result;
