@@ -222,3 +222,12 @@ def test_a_gpu_computes_the_same_bits(cpu, semantics):
     frames = frames_of(5, 98, 131)
     flow = gpu.gpu_tvl1(frames.cuda(), defaults(semantics), semantics).cpu()
     assert torch.equal(flow, gpu.solve(frames, defaults(semantics), semantics, cpu))
+
+
+def test_kernels_that_compute_another_flow_are_not_taken(cpu):
+    def forgets_a_kernel(name, *arguments):
+        if name != "linearise":
+            cpu(name, *arguments)
+
+    assert gpu.disagreement(cpu, torch.device("cpu")) is None
+    assert "px off" in gpu.disagreement(forgets_a_kernel, torch.device("cpu"))

@@ -48,6 +48,7 @@ SHARED_BYTES = 4 * (4 * TILE * TILE + 2 * STRIPS * TILE) + 8 * MAX_ITERATIONS * 
 BLOCK = 6  # iterations in one launch
 BATCH_PIXELS = 2**24  # pixels of the frames solved at once, at some 100 bytes each
 BATCH_PAIRS = 2**14  # at most, for CUDA's grids
+TRUSTED = 1e-3  # px from PyTorch's flow, on average
 LOOK_EVERY = 2  # launches of `iterate` between two looks at whether all pairs have stopped
 
 # launcher(kernel's name, grid, block, bytes of shared memory, pointers to the arguments)
@@ -55,14 +56,40 @@ Launcher = Callable[[str, tuple[int, int, int], tuple[int, int, int], int, ctype
 
 
 def available() -> str | None:
-    """None where the kernels can run, else why not. The first call compiles them, which takes a second or two."""
+    """None where the kernels run here and compute what PyTorch does, else why not.
+
+    The first call compiles them and solves a small pair, which takes a second or two.
+    """
     if not torch.cuda.is_available() or torch.version.cuda is None:
         return "no CUDA device"
+    return _tried(torch.cuda.current_device())
+
+
+@lru_cache
+def _tried(index: int) -> str | None:
     try:
-        cuda_launcher(torch.cuda.current_device())
+        return disagreement(cuda_launcher(index), torch.device("cuda", index))
     except (OSError, RuntimeError) as error:
         return str(error)
-    return None
+
+
+def disagreement(launcher: Launcher, device: torch.device) -> str | None:
+    """What is wrong with a small pair's flow by these kernels on this device, beside PyTorch's; None if nothing."""
+    from reaction.flow.front import TVL1
+    from reaction.flow.torch_tvl1 import torch_tvl1
+
+    parameters = TVL1(nscales=2, warps=2, epsilon=0.0, inner_iterations=8, outer_iterations=1, median=1)
+    y, x = torch.meshgrid(torch.arange(48.0), torch.arange(64.0), indexing="ij")
+    moved = [(x - shift, y - shift / 2) for shift in (0.0, 1.0)]
+    frames = torch.stack(
+        [127 + 70 * torch.sin(0.5 * x) * torch.cos(0.4 * y) + 40 * torch.sin(0.2 * y) for x, y in moved]
+    )
+    expected = torch_tvl1(frames, parameters, "opencv-cuda")
+    found = solve(frames.to(device), parameters, "opencv-cuda", launcher).cpu()
+    distance = (found - expected).norm(dim=1).mean().item()
+    if distance <= TRUSTED:
+        return None
+    return f"it computes another flow than PyTorch on {device}: {distance:.2g} px off"  # NaN, too
 
 
 def gpu_tvl1(frames: torch.Tensor, parameters: TVL1, semantics: str) -> torch.Tensor:

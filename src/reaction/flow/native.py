@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from reaction.flow.front import TVL1
 
 
-REBUILD = "pip install --force-reinstall --no-deps --no-cache-dir -v ."
+REBUILD = "pip install --no-build-isolation --no-deps --editable ."
 
 
 def available() -> str | None:
