@@ -358,6 +358,14 @@ def test_a_holdout_moves_the_training():
     assert moved(change) == {("train", "tsn", "rgb"), ("score", "tsn", "rgb"), ("fuse", "tsn", "fusion")}
 
 
+def test_a_row_says_which_layer_stands_for_the_one_it_is_named_after():
+    plan = Plan(parse(SHIPPED))
+    why = {cell["method"]: cell["why"] for cell in table_spec(plan, "park2019_ablations_small")["results"]}
+    assert why["st_attention_7a"] == "scale small; no ImageNet weights; maps of Mixed_6a for Mixed_7a"
+    assert why["st_phase1"] == "scale small; no ImageNet weights"
+    assert all("maps of" not in cell["why"] for cell in table_spec(plan, "hmdb51")["results"])
+
+
 def test_videos_of_a_film_or_shooting_are_drawn_together_and_no_artifact_moves():
     def change(values):
         values["datasets"]["synthetic"]["resample"] = "video"

@@ -190,6 +190,9 @@ def incomparable(params: Params, table: Table, row: str) -> list[str]:
         reasons.append(f"{len(params.datasets[table.dataset].classes)} classes only")
     if described.stands_in:
         reasons.append(described.stands_in)
+    layers = described.attention.layers if described.attention else ()
+    if moved := [f"{scale.layers[layer]} for {layer}" for layer in layers if layer in (scale.layers or {})]:
+        reasons.append(f"maps of {', '.join(moved)}")
     return reasons
 
 
