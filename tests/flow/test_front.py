@@ -2,11 +2,9 @@
 
 import dataclasses
 import importlib
-import os
 import re
 import sys
 import types
-from pathlib import Path
 
 import cv2
 import numpy as np
@@ -298,23 +296,11 @@ def test_versions_name_who_computed():
     assert "torch 2." in front.version("torch")
 
 
-def rubber_whale():
-    """Frames (2, H, W), true flow (2, H, W) and where it is known, of Middlebury's RubberWhale."""
-    if "REACTION_MIRROR" not in os.environ:
-        pytest.skip("REACTION_MIRROR is not set")
-    folder = Path(os.environ["REACTION_MIRROR"]).parent / "flow_gt" / "middlebury"
-    if not folder.is_dir():
-        pytest.skip(f"{folder} is missing")
-    frames = np.stack([cv2.imread(str(folder / f"rubberwhale{i}.png"), cv2.IMREAD_GRAYSCALE) for i in (1, 2)])
-    truth = cv2.readOpticalFlow(str(folder / "flow_gt.flo")).transpose(2, 0, 1)
-    return frames, truth, (np.abs(truth) < 1e9).all(axis=0)
-
-
 @pytest.mark.real_data
 @pytest.mark.parametrize("semantics", SEMANTICS)
-def test_error_on_rubber_whale(semantics):
+def test_error_on_rubber_whale(rubber_whale, semantics):
     """0.156 px for OpenCV's TV-L1, 1.256 px for no flow at all."""
-    frames, truth, known = rubber_whale()
+    frames, truth, known = rubber_whale
     error = np.linalg.norm(tvl1(frames, semantics=semantics)[0] - truth, axis=0)[known].mean()
     assert error == pytest.approx(0.156, abs=0.002)
     assert np.linalg.norm(truth, axis=0)[known].mean() == pytest.approx(1.256, abs=0.002)

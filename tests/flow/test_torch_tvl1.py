@@ -1,8 +1,6 @@
 """The oracle against OpenCV, against its CUDA code transcribed pixel by pixel, and against motion that is known."""
 
-import os
 from itertools import pairwise
-from pathlib import Path
 
 import cv2
 import numpy as np
@@ -361,15 +359,9 @@ def test_primal_step_is_opencv_s_threshold():
 
 
 @pytest.mark.real_data
-def test_rubber_whale_equals_opencv():
+def test_rubber_whale_equals_opencv(rubber_whale):
     """Middlebury's RubberWhale, a part of it: at fixed iterations, and with the stopping rule."""
-    if "REACTION_MIRROR" not in os.environ:
-        pytest.skip("REACTION_MIRROR is not set")
-    folder = Path(os.environ["REACTION_MIRROR"]).parent / "flow_gt" / "middlebury"
-    if not folder.is_dir():
-        pytest.skip(f"{folder} is missing")
-    frames = np.stack([cv2.imread(str(folder / f"rubberwhale{i}.png"), cv2.IMREAD_GRAYSCALE) for i in (1, 2)])
-    frames = frames[:, 120:248, 200:360]
+    frames = rubber_whale[0][:, 120:248, 200:360]
     one_warp, fixed = TVL1(**ONE_WARP), TVL1(**FIXED)
     assert mean_distance(ours(frames, one_warp)[0], opencv(frames, one_warp)) < 1e-5
     assert mean_distance(ours(frames, fixed)[0], opencv(frames, fixed)) < 1e-2

@@ -39,7 +39,7 @@ from reaction.models.tsn import TSN
 from reaction.models.weights import cpu_copy, write_weights
 from reaction.training.inputs import entering_maps, open_features
 from reaction.training.job import be_deterministic, device, provenance, write_rows
-from reaction.training.networks import load_run
+from reaction.training.networks import load_run, stream_of
 
 NET = "attention_net.safetensors"
 FRAMES_AT_ONCE = 32
@@ -356,7 +356,7 @@ def _open(folder: Path | str, threads: int) -> tuple[dict[str, Any], Source]:
     run_inputs = read_json(Path(inputs["run"]) / "config.json")["inputs"]
     source = Source(
         model=model.requires_grad_(False).to(device()),
-        stream=Stream(run["stream"], run["network"]["stack"], run["network"].get("mean_flow", False)),
+        stream=stream_of(run),
         input=run["network"]["input"],
         frames=open_features(inputs["features"]),
         maps=entering_maps(config.get("maps", run["maps"]), run_inputs.get("maps")),

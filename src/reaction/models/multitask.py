@@ -20,7 +20,6 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 
 @dataclass(frozen=True)
@@ -54,10 +53,6 @@ class Tasks:
         owner = torch.arange(len(sizes), device=logits.device).repeat_interleave(sizes)  # (outputs,)
         first = sizes.cumsum(0) - sizes  # (tasks,)
         return logits.masked_fill(owner != tasks[:, None], -torch.inf), first[tasks] + labels
-
-    def losses(self, logits: Tensor, labels: Tensor, tasks: Tensor) -> Tensor:
-        """Cross-entropy (B,) of each video among its own dataset's classes; arguments as of `own`."""
-        return F.cross_entropy(*self.own(logits, labels, tasks), reduction="none")
 
     def single(self, state: Mapping[str, Tensor], last_layer: str, dataset: str) -> dict[str, Tensor]:
         """Weights of the ordinary network of one dataset: the others' rows of `last_layer` are left out."""

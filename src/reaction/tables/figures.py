@@ -103,12 +103,12 @@ def read_per_class(folder: Path | str) -> PerClass:
     return {row["class"]: (int(row["n"]), int(row["correct"])) for row in rows}
 
 
-def read_columns(path: Path, columns: Sequence[str], *, delimiter: str = ",") -> list[dict[str, str]]:
+def read_columns(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:
     """The rows of a CSV file, of each what `columns` names. Raises FigureError naming the file."""
     if not path.exists():
         raise FigureError(f"{path} is missing. Make it with the command that its folder's config.json names.")
     with open(path, encoding="utf-8", newline="") as file:
-        rows = [{key: row.get(key) for key in columns} for row in csv.DictReader(file, delimiter=delimiter)]
+        rows = [{key: row.get(key) for key in columns} for row in csv.DictReader(file)]
     if not rows or any(None in row.values() for row in rows):
         raise FigureError(f"{path} has no rows, or not the columns {', '.join(columns)}. Delete it and run again.")
     return rows
