@@ -28,9 +28,17 @@ class MemoryShards:
     def length(self, video):
         return len(self.blobs[video])
 
-    def read(self, video, indices):
+    def pictures(self, video, indices):
         self.read_items += [(video, int(k)) for k in indices]
-        return [self.blobs[video][k] for k in indices]
+        return [decoded(self.blobs[video][k]) for k in indices]
+
+
+def decoded(blob):
+    """An image (H, W, c): a grey JPEG is the two components of a field, one over the other."""
+    image = cv2.imdecode(np.frombuffer(blob, np.uint8), cv2.IMREAD_UNCHANGED)
+    if image.ndim == 2:
+        return image.reshape(2, -1, image.shape[1]).transpose(1, 2, 0)
+    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
 
 
 class MemoryMaps:
@@ -250,7 +258,7 @@ def test_items_depend_on_seed_epoch_and_index_alone():
 
 def test_persistent_workers_see_the_epoch_change(tmp_path):
     names = "abcdef"
-    with ShardWriter(tmp_path / shard_name(0), {}) as writer:
+    with ShardWriter(tmp_path / shard_name(0), {"modality": "rgb"}) as writer:
         for name, blobs in noise_shards(names).blobs.items():
             writer.add(name, blobs, source_sha256="")
     cv2.resize(np.zeros((2000, 2000), np.uint8), (3000, 3000))  # start OpenCV's threads: a fork must survive them

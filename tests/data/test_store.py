@@ -49,6 +49,20 @@ def test_round_trip(tmp_path):
     assert shards.attributes["libraries"]["opencv"] == cv2.__version__
 
 
+@pytest.mark.parametrize("modality", ["rgb", "flow"])
+def test_pictures_are_the_stored_items_decoded(tmp_path, modality):
+    flat = np.array([[10, 20, 30], [40, 50, 60], [70, 80, 90]], np.uint8)[:, None, None] + np.zeros((3, 6, 8, 3), int)
+    if modality == "rgb":
+        blobs = [encode_jpeg(picture.astype(np.uint8), 100) for picture in flat]
+    else:
+        flat = flat[..., :2]
+        blobs = [encode_flow(picture.transpose(2, 0, 1).astype(np.uint8), 100) for picture in flat]
+    write(tmp_path, {"a": blobs}, CONFIG | {"modality": modality})
+    pictures = Shards(tmp_path).pictures("a", [2, 0, 2])
+    assert [(picture.shape, picture.dtype) for picture in pictures] == [(flat.shape[1:], np.uint8)] * 3
+    assert np.abs(np.stack(pictures).astype(int) - flat[[2, 0, 2]]).max() <= 3
+
+
 def test_layout_is_the_documented_one(tmp_path):
     with h5py.File(write(tmp_path)) as file:
         assert file["video"].asstr()[:].tolist() == list(BLOBS)

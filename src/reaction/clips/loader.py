@@ -29,7 +29,7 @@ from reaction.clips.transforms import (
     test_crops,
 )
 from reaction.data.index import Video
-from reaction.data.store import Shards, decode_flow, decode_rgb
+from reaction.data.store import Shards
 
 STREAMS = ("rgb", "flow", "rgbdiff")
 TEST_CROP = 0.875  # of the short side: 224 of 256; Inception's 299 of 341 is the same to 0.2 %
@@ -128,8 +128,7 @@ class _Clips(Dataset):
             cv2.setNumThreads(0)
         indices = stack_indices(starts, self.stream.span, self._length(index))  # (K, span)
         needed, places = np.unique(indices, return_inverse=True)
-        blobs = self.frames.read(self.videos[index].video, needed)
-        images = [_decode(blob, self.stream.modality) for blob in blobs]
+        images = self.frames.pictures(self.videos[index].video, needed)
         means = mean_flow(images) if self.stream.mean_flow else None
         return _Pictures(images, places.reshape(indices.shape), means)
 
@@ -305,11 +304,6 @@ class WholeFrames(_Clips):
         if self.maps is not None:
             arrays["map"] = np.stack(self._whole_maps(index, positions, self.input, self.input))[:, None]
         return self._item(index, **arrays)
-
-
-def _decode(blob: bytes, modality: str) -> np.ndarray:
-    """A stored item as an (H, W, c) image; flow stays plane by plane in memory."""
-    return decode_rgb(blob) if modality == "rgb" else decode_flow(blob).transpose(1, 2, 0)
 
 
 def _side_by_side(views: Iterator[np.ndarray], count: int) -> np.ndarray:

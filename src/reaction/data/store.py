@@ -262,6 +262,13 @@ class Shards(_Folder):
                 blobs |= _read_run(shard, start, first, last)
         return [blobs[index] for index in wanted]
 
+    def pictures(self, video: str, indices: Sequence[int] | np.ndarray) -> list[np.ndarray]:
+        """The same items decoded, uint8 (H, W, c): 3 colours, or 2 components of flow, plane by plane in memory."""
+        blobs = self.read(video, indices)
+        if self.attributes["modality"] == "rgb":
+            return [decode_rgb(blob) for blob in blobs]
+        return [decode_flow(blob).transpose(1, 2, 0) for blob in blobs]  # (2, H, W) -> (H, W, 2)
+
 
 class Maps(_Folder):
     """Reads the maps of a folder of shards; otherwise like `Shards`."""
