@@ -76,6 +76,8 @@ def _parser() -> argparse.ArgumentParser:
     gc = commands.add_parser("gc", help="remove artifacts that params.yaml no longer asks for")
     gc.add_argument("--delete", action="store_true", help="really remove them; without it they are only listed")
     gc.set_defaults(run=_gc)
+    verify = commands.add_parser("verify", help="set networks' parameters and multiply-adds beside the published ones")
+    verify.set_defaults(run=_verify)
     check = commands.add_parser("check", help="say what this machine lacks, and what that costs")
     check.set_defaults(run=_check)
     doctor = commands.add_parser("doctor", help="say what this machine has, and whether it can make tables")
@@ -227,6 +229,12 @@ def _gc(options: argparse.Namespace) -> None:
     from reaction.catalogue import collect_garbage
 
     collect_garbage(delete=options.delete)
+
+
+def _verify(options: argparse.Namespace) -> int:
+    from reaction.verify import verify
+
+    return verify()
 
 
 def _check(options: argparse.Namespace) -> None:
