@@ -11,8 +11,9 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
 
-Stream = Literal["rgb", "flow", "rgbdiff"]
+Stream = Literal["rgb", "flow", "rgbdiff", "joint"]
 MODALITY = {"rgb": "rgb", "flow": "flow", "rgbdiff": "rgb"}  # the features a stream reads
+READS = {"rgb": ("rgb",), "flow": ("flow",), "rgbdiff": ("rgbdiff",), "joint": ("rgb", "flow")}  # under these names
 MapSource = Literal["learned", "constant", "gradcam-predicted", "gradcam-true"]
 LAYERS = ("Mixed_5b", "Mixed_5c", "Mixed_5d", *(f"Mixed_6{k}" for k in "abcde"), *(f"Mixed_7{k}" for k in "abc"))
 Fraction = Annotated[float, Field(ge=0, le=1)]
@@ -151,10 +152,20 @@ class Weights(Model):
 class StreamRecipe(Model):
     """How one stream of a method is trained."""
 
-    stack: Positive = Field(description="frames, or flow fields (two channels each), that make one input")
+    stack: Positive = Field(
+        description="frames, or flow fields (two channels each), that make one input; of `joint` the fields per frame"
+    )
+    stride: Positive = Field(1, description="every n-th frame or field of the video is taken")
+    frames: Positive = Field(1, description="of `joint`: frames of one input, each with the `stack` fields after it")
+    short: Literal["hold", "loop"] = Field(
+        "hold", description="a video too short for an input repeats its last frame, or is played again"
+    )
     dropout: Fraction
-    epochs: Positive
-    steps: tuple[Positive, ...] = Field(description="epochs after which the learning rate is multiplied by `factor`")
+    epochs: Positive | None = None
+    updates: Positive | None = Field(None, description="instead of `epochs:`, however many videos there are")
+    steps: tuple[Positive, ...] = Field(
+        description="epochs, or updates, after which the learning rate is multiplied by `factor`"
+    )
     factor: float
     warmup_epochs: Annotated[float, Field(ge=0)]
     batch: Positive = Field(description="clips per update over all processes")
@@ -178,6 +189,12 @@ class StreamRecipe(Model):
     bn_group: Annotated[int, Field(ge=2)] | None = Field(
         None, description="videos that BatchNorm normalises together, however many processes share the batch: all of it"
     )
+
+    @model_validator(mode="after")
+    def _one_length(self) -> "StreamRecipe":
+        if (self.epochs is None) == (self.updates is None):
+            raise ValueError("a stream trains for `epochs:` or for `updates:`")
+        return self
 
 
 class MapInput(Model):
@@ -238,10 +255,40 @@ class MultiTask(Model):
         return self.datasets[1 - self.datasets.index(dataset)]
 
 
+class Place(Model):
+    """Where a run of another dataset is found."""
+
+    dataset: str
+    split: Positive
+
+
+class Transfer(Model):
+    """What a row `method@transfer` changes of a method: where it starts, what it trains, and for how long."""
+
+    source: Place | None = Field(
+        None, alias="from", description="the method's own run there is the start; unsaid: the method's `weights:`"
+    )
+    trains: Literal["all", "last"] = "all"
+    updates: Positive
+    steps: tuple[Positive, ...] = Field(description="updates after which the learning rate is multiplied by `factor`")
+    learning_rate: Annotated[float, Field(gt=0)]
+
+
 class Method(Model):
     """A paper's network and recipe."""
 
-    backbone: Literal["inception_v3", "bn_inception", "cnn_m_2048", "vgg16"]
+    backbone: Literal[
+        "inception_v3",
+        "bn_inception",
+        "cnn_m_2048",
+        "vgg16",
+        "inception_v1",
+        "convnet_lstm",
+        "c3d",
+        "two_stream_joint",
+        "fused3d",
+        "i3d",
+    ]
     input: Positive = Field(description="pixels a side that the network sees")
     segments: Positive
     consensus: Literal["average", "max", "weighted"] = "average"
@@ -251,6 +298,11 @@ class Method(Model):
     streams: dict[Stream, StreamRecipe] = Field(description="each written out, or a key of `schedules:`")
     weights: str = Field(description="a key of `weights:`")
     init: str | None = Field(None, description="the method whose run of the same split, seed and stream is the start")
+    init_on: Place | None = Field(None, description="where that run is, if not on the same dataset and split")
+    trains: Literal["all", "last"] = Field(
+        "all", description="`last`: the classifier alone, on what the other layers and their statistics make of a clip"
+    )
+    features: dict[Stream, str] | None = Field(None, description="at the papers' own size, instead of the scale's")
     map: MapInput | None = None
     attention: Attention | None = None
     alternation: Alternation | None = None
@@ -261,6 +313,13 @@ class Method(Model):
     def tested(self) -> tuple[str, ...]:
         """What gets scores: every stream, and their fusion where there are two."""
         return (*self.streams, "fusion") if len(self.streams) > 1 else tuple(self.streams)
+
+    def transferred(self, name: str, transfer: Transfer) -> "Method":
+        """This method, called `name`, as `transfer` would have it."""
+        changed = {"epochs": None, **transfer.model_dump(include={"updates", "steps", "learning_rate"})}
+        streams = {stream: recipe.model_copy(update=changed) for stream, recipe in self.streams.items()}
+        start = {} if transfer.source is None else {"init": name, "init_on": transfer.source}
+        return self.model_copy(update={"streams": streams, "trains": transfer.trains} | start)
 
 
 class Scale(Model):
@@ -279,7 +338,8 @@ class Scale(Model):
     crops: tuple[Fraction, ...] | None = Field(
         None, description="instead of the recipe's `scales`, whose small crops lose the actor"
     )
-    stack: Positive | None = Field(None, description="for flow")
+    stack: Positive | None = Field(None, description="for flow, where a network takes a stack of it")
+    clip: Positive | None = Field(None, description="for networks that take clips: at most so many pictures of one")
     net_epochs: Positive | None = Field(None, description="for the attention networks")
     layers: dict[str, str] | None = Field(
         None, description="instead of the recipe's attention layers, which would be single cells"
@@ -308,7 +368,10 @@ class Protocol(Model):
 
     segments: Positive
     crops: Literal[1, 5, 10]
-    sampler: Literal["tsn", "ends"]
+    sampler: Literal["tsn", "ends", "consecutive"]
+    stack: Positive | None = Field(
+        None, description="instead of the recipe's, where a network takes clips of any length: the whole video's"
+    )
     before_softmax: bool = Field(description="views and streams are averaged as logits, not as probabilities")
     maps: MapSource = Field("learned", description="what stands for attention at test time; gradcam-true is an oracle")
     fusion: dict[Stream, Annotated[float, Field(gt=0)]] | None = None
@@ -366,7 +429,10 @@ class Figures(Model):
 
 
 def of_row(row: str, protocol: str) -> tuple[str, str]:
-    """Method and protocol of a table's row `method` or `method:protocol`, where `protocol` is the table's own."""
+    """Method and protocol of a table's row `method` or `method:protocol`, where `protocol` is the table's own.
+
+    The method may be `method@transfer`.
+    """
     method, _, own = row.partition(":")
     return method, own or protocol
 
@@ -381,6 +447,7 @@ class Params(Model):
     schedules: dict[str, StreamRecipe] = {}
     attention_nets: dict[str, AttentionNet] = {}
     methods: dict[str, Method]
+    transfers: dict[str, Transfer] = {}
     scales: dict[str, Scale]
     protocols: dict[str, Protocol]
     tables: dict[str, Table]
@@ -400,6 +467,7 @@ class Params(Model):
     def _names_exist(self) -> "Params":
         for table in self.reproduce:
             _known("reproduce", table, self.tables)
+        self._derive()
         for name, scale in self.scales.items():
             self._check_scale(f"scales.{name}", scale)
         for name, method in self.methods.items():
@@ -411,21 +479,45 @@ class Params(Model):
             self._check_figures(f"figures.{name}", figures)
         return self
 
+    def _derive(self) -> None:
+        """Every `method@transfer` that a table has a row of becomes a method like the others."""
+        for key, table in self.tables.items():
+            for row in table.methods:
+                derived = of_row(row, "")[0]
+                name, _, transfer = derived.partition("@")
+                if transfer:
+                    _known(f"tables.{key}.methods", name, self.methods)
+                    _known(f"tables.{key}.methods", transfer, self.transfers)
+                    self.methods[derived] = self.methods[name].transferred(name, self.transfers[transfer])
+
     def _check_scale(self, key: str, scale: Scale) -> None:
-        for stream, feature in scale.features.items():
-            _known(f"{key}.features.{stream}", feature, self.features)
-            if self.features[feature].modality != MODALITY[stream]:
-                raise ValueError(f"{key}.features.{stream}: `{feature}` is {self.features[feature].modality}")
+        self._check_features(f"{key}.features", scale.features)
         if scale.weights is not None:
             _known(f"{key}.weights", scale.weights, self.weights)
         for layer in (one for pair in (scale.layers or {}).items() for one in pair):
             _known(f"{key}.layers", layer, LAYERS)
+
+    def _check_features(self, key: str, features: Mapping[str, str]) -> None:
+        for stream, feature in features.items():
+            _known(f"{key}.{stream}", feature, self.features)
+            _known(f"{key}", stream, MODALITY)
+            if self.features[feature].modality != MODALITY[stream]:
+                raise ValueError(f"{key}.{stream}: `{feature}` is {self.features[feature].modality}")
+
+    def _check_place(self, key: str, place: Place) -> None:
+        _known(f"{key}.dataset", place.dataset, self.datasets)
+        _known(f"{key}.split", place.split, self.datasets[place.dataset].splits)
 
     def _check_method(self, key: str, method: Method) -> None:
         _known(f"{key}.weights", method.weights, self.weights)
         if method.init is not None:
             _known(f"{key}.init", method.init, self.methods)
             self._check_init(key, method)
+        if method.init_on is not None:
+            if method.init is None:
+                raise ValueError(f"{key}.init_on: `init:` says which method's run is the start; name one")
+            self._check_place(f"{key}.init_on", method.init_on)
+        self._check_features(f"{key}.features", method.features or {})
         if method.attention is not None:
             self._check_attention(key, method)
         if method.consensus == "weighted" and method.segments < 2:
@@ -473,6 +565,8 @@ class Params(Model):
             raise ValueError(f"{key}.init: the first round of `alternation:` starts from `weights:`")
         if method.alternation is not None and method.attention.train_maps == "learned":
             raise ValueError(f"{key}.attention.train_maps: rounds of `alternation:` read Grad-CAM maps")
+        if method.alternation is not None and any(recipe.epochs is None for recipe in method.streams.values()):
+            raise ValueError(f"{key}.streams: rounds of `alternation:` are counted in `epochs:`, not in `updates:`")
         if method.alternation is not None and len({recipe.epochs for recipe in method.streams.values()}) > 1:
             raise ValueError(f"{key}.streams: in `alternation:` both streams train for equally many `epochs:`")
 
@@ -515,7 +609,8 @@ class Params(Model):
             _known(f"{key}.methods", name, self.methods)
             _known(f"{key}.methods", protocol, self.protocols)
             for stream in self.methods[name].streams:
-                _known(f"scales.{table.scale}.features", stream, self.scales[table.scale].features)
+                for part in READS[stream]:
+                    _known(f"scales.{table.scale}.features", part, self.scales[table.scale].features)
             self._check_fusion(f"{key}.methods.{row}", self.methods[name], protocol)
             if self.methods[name].multi_task is not None:
                 trained_on = self.methods[name].multi_task.datasets

@@ -13,6 +13,7 @@ from typing import Any
 
 from reaction.files import canonical_json
 from reaction.params import (
+    READS,
     Attention,
     Figures,
     Method,
@@ -26,6 +27,7 @@ from reaction.params import (
 from reaction.recipes import RECIPES
 
 OTHER = {"rgb": "flow", "flow": "rgb"}
+CLIPS = ("convnet_lstm", "c3d", "i3d")  # networks that take a clip, whose `stack` is its length
 KINDS = {
     "fetch": "data",
     "index": "data",
@@ -239,7 +241,8 @@ class Plan:
             return self._round(run, stream, self._rounds(run) - 1)
         inputs = self.inputs_of(run, stream) | self._others_inputs(run, stream)
         if method.init is not None:
-            inputs["init"] = self.run(run.of(method.init), stream)
+            elsewhere = method.init_on.model_dump() if method.init_on else {}
+            inputs["init"] = self.run(replace(run, method=method.init, **elsewhere), stream)
         train_maps = _reads(method, stream)
         if train_maps is not None:
             inputs["maps"] = self._maps(run, OTHER[stream], train_maps)
@@ -280,8 +283,12 @@ class Plan:
 
     def inputs_of(self, run: "Run", stream: str) -> dict[str, Artifact]:
         """What every artifact of a stream is made from."""
-        feature = self.params.scales[run.scale].features[stream]
-        return {"index": self.index(run.dataset), "features": self.features(run.dataset, feature)}
+        features = self.params.scales[run.scale].features
+        if run.scale == "paper" and run.method:
+            features = features | (self.params.methods[run.method].features or {})
+        read = [self.features(run.dataset, features[part]) for part in READS[stream]]
+        roles = ("features", "flow_features")  # the second of `joint`, which reads both
+        return {"index": self.index(run.dataset)} | dict(zip(roles, read, strict=False))
 
     def _others_inputs(self, run: "Run", stream: str) -> dict[str, Artifact]:
         """What a stream reads that learns from another dataset as well."""
@@ -307,7 +314,7 @@ class Plan:
                 "dropout": recipe.dropout if scale.dropout is None else scale.dropout,
                 "partial_bn": method.partial_bn and weights.source != "none",
                 "segments": method.segments,
-                "stack": _stack(recipe, stream, scale.stack),
+                "stack": _stack(method, stream, scale),
                 "entry": method.map.entry if method.map else None,
                 "map_channel": method.map.channel if method.map else None,
             }
@@ -320,7 +327,7 @@ class Plan:
                 "flip": recipe.flip,
             },
             "maps": _entering_maps(method, train_maps),
-        }
+        } | ({} if method.trains == "all" else {"trains": method.trains})
 
     def _maps(self, run: "Run", stream: str, kind: str, part: str = "train") -> Artifact:
         """Attention maps made by the `stream` net that `run`'s method looks at: learned ones know every part."""
@@ -425,7 +432,7 @@ class Plan:
             "stream": stream,
             "split": split_name(run.split),
             "seed": run.seed,
-            "protocol": protocol.model_dump(mode="json", include={"segments", "crops", "sampler"}),
+            "protocol": _views(protocol),
             "protocol_name": run.protocol,
             "before_softmax": protocol.before_softmax,
             "maps": _entering_maps(method, reads),
@@ -506,16 +513,26 @@ def split_name(split: int) -> str:
     return f"split{split}"
 
 
-def _stack(recipe: StreamRecipe, stream: str, override: int | None) -> int:
-    return override if override is not None and stream == "flow" else recipe.stack
+def _stack(method: Method, stream: str, scale: Scale) -> int:
+    stack = method.streams[stream].stack
+    if method.backbone in CLIPS:
+        return min(stack, scale.clip or stack)
+    return scale.stack if scale.stack is not None and stream == "flow" else stack
+
+
+def _views(protocol: Protocol) -> dict[str, Any]:
+    """What of a protocol says which views a video gets."""
+    views = protocol.model_dump(mode="json", include={"segments", "crops", "sampler"})
+    return views if protocol.stack is None else views | {"stack": protocol.stack}
 
 
 def _training(recipe: StreamRecipe, scale: Scale) -> dict[str, Any]:
     """The recipe's schedule under a scale."""
     kept = {"factor", "momentum", "weight_decay", "clip_gradient", "precision", "holdout"}
     kept |= {"bn_group"} if recipe.bn_group else set()
+    length = {"updates": recipe.updates} if recipe.updates and not scale.epochs else None
     return recipe.model_dump(mode="json", include=kept) | {
-        "epochs": scale.epochs or recipe.epochs,
+        **(length or {"epochs": scale.epochs or recipe.epochs}),
         "steps": list(recipe.steps if scale.steps is None else scale.steps),
         "batch": scale.batch or recipe.batch,
         "learning_rate": scale.learning_rate or recipe.learning_rate,
@@ -549,7 +566,8 @@ def _other_task(method: Method, stream: str, dataset: str) -> dict[str, str] | N
 def _unusual(method: Method, recipe: StreamRecipe) -> dict[str, Any]:
     """Options that are written down only where they are taken, so that runs without them keep their hash."""
     consensus = {} if method.consensus == "average" else {"consensus": method.consensus}
-    return consensus | ({"mean_flow": True} if recipe.mean_flow else {})
+    seen = recipe.model_dump(mode="json", include={"mean_flow", "stride", "frames", "short"}, exclude_defaults=True)
+    return consensus | seen
 
 
 def _fusing(protocol: Protocol) -> dict[str, Any]:

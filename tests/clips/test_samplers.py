@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from reaction.clips.samplers import dense_clip, stack_indices, test_segments, train_segments
+from reaction.clips.samplers import stack_indices, test_segments, train_segments
 
 SHAPES = [(n, segments, span) for n in range(1, 120) for segments in (1, 3, 7, 25) for span in (1, 5, 10)]
 
@@ -73,17 +73,24 @@ def test_tsn_rule_is_symmetric_in_time_but_for_whole_middles():
         assert (forwards - backwards).tolist() == whole.astype(int).tolist(), (length, segments, span)
 
 
-def test_dense_clip_in_the_middle_or_anywhere_it_fits():
-    assert dense_clip(20, 4, 3, None).tolist() == [5, 8, 11, 14]
-    rng = np.random.default_rng(0)
-    starts = {int(dense_clip(12, 4, 3, rng)[0]) for _ in range(100)}
+def test_one_segment_is_a_clip_anywhere_it_fits_or_in_the_middle():
+    span = 3 * 3 + 1  # 4 frames, every third
+    starts = {int(train_segments(12, 1, span, np.random.default_rng(seed))[0]) for seed in range(50)}
     assert starts == {0, 1, 2}
+    middle = test_segments(20, 1, span)
+    assert stack_indices(middle, 4, 20, stride=3).tolist() == [[5, 8, 11, 14]]
 
 
-@pytest.mark.parametrize("rng", [None, np.random.default_rng(0)])
-def test_dense_clip_loops_a_short_video(rng):
-    assert dense_clip(5, 4, 2, rng).tolist() == [0, 2, 4, 1]
-    assert dense_clip(1, 3, 2, rng).tolist() == [0, 0, 0]
+def test_consecutive_segments_cover_the_video_once_and_then_again():
+    starts = test_segments(10, 3, 4, "consecutive")
+    assert stack_indices(starts, 4, 10, loop=True).tolist() == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9, 0, 1]]
+    ten_seconds = stack_indices(test_segments(300, 15, 16, "consecutive"), 16, 300, loop=True)
+    assert ten_seconds.ravel().tolist() == list(range(240))
+
+
+def test_a_short_video_is_played_again_as_often_as_it_takes():
+    assert stack_indices(np.array([0]), 4, 5, stride=2, loop=True).tolist() == [[0, 2, 4, 1]]
+    assert stack_indices(np.array([0]), 3, 1, stride=2, loop=True).tolist() == [[0, 0, 0]]
 
 
 def test_stacks_repeat_the_last_item():

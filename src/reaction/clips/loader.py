@@ -31,7 +31,7 @@ from reaction.clips.transforms import (
 from reaction.data.index import Video
 from reaction.data.store import Shards
 
-STREAMS = ("rgb", "flow", "rgbdiff")
+STREAMS = ("rgb", "flow", "rgbdiff", "joint")
 TEST_CROP = 0.875  # of the short side: 224 of 256; Inception's 299 of 341 is the same to 0.2 %
 
 Item = dict[str, torch.Tensor]
@@ -41,32 +41,55 @@ Item = dict[str, torch.Tensor]
 class Stream:
     """What a network sees of a position: `stack` frames (`rgb`), fields (`flow`) or differences (`rgbdiff`) from there.
 
-    `mean_flow` takes each field's mean vector off it.
+    `joint` is two streams in one: `frames` frames, and the `stack` fields after each. `mean_flow` takes each field's
+    mean vector off it. Every `stride`-th frame or field is taken. A video that is too short is played again with
+    `loop`, and else repeats its last picture.
     """
 
     name: str
     stack: int = 1
     mean_flow: bool = False
+    stride: int = 1
+    frames: int = 1
+    loop: bool = False
 
     def __post_init__(self) -> None:
-        if self.name not in STREAMS or self.stack < 1:
+        if self.name not in STREAMS or min(self.stack, self.stride, self.frames) < 1:
             raise ValueError(f"stream {self.name!r} x {self.stack}: allowed are {', '.join(STREAMS)}, 1 or more")
         if self.mean_flow and self.name != "flow":
             raise ValueError(f"mean_flow: stream {self.name!r} has no fields to take the mean of")
+        if self.stride > 1 and self.name in ("rgbdiff", "joint"):
+            raise ValueError(f"stride: stream {self.name!r} takes consecutive frames; set it to 1")
+
+    @property
+    def parts(self) -> tuple["Stream", ...]:
+        """The streams of one modality that this is made of, `rgb` before `flow`."""
+        if self.name != "joint":
+            return (self,)
+        frames = Stream("rgb", self.frames, stride=self.stack, loop=self.loop)
+        return frames, Stream("flow", self.frames * self.stack, loop=self.loop)
 
     @property
     def modality(self) -> str:
-        """What the stored pictures show: `rgb` or `flow`."""
+        """What the stored pictures of a part show: `rgb` or `flow`."""
         return "flow" if self.name == "flow" else "rgb"
 
     @property
-    def span(self) -> int:
-        """How many consecutive stored items make one input."""
+    def items(self) -> int:
+        """How many stored pictures of a part make one input."""
         return frames_needed(self.stack) if self.name == "rgbdiff" else self.stack
+
+    @property
+    def span(self) -> int:
+        """How many consecutive stored items an input reaches over."""
+        last = self.parts[-1]
+        return last.stride * (last.items - 1) + 1
 
     @property
     def channels(self) -> int:
         """3 per frame or difference, 2 per field, ordered x_i, y_i, x_i+1, y_i+1, ..."""
+        if self.name == "joint":
+            return sum(part.channels for part in self.parts)
         return self.stack * (2 if self.name == "flow" else 3)
 
 
@@ -107,40 +130,66 @@ class _Pictures(NamedTuple):
 
 class _Clips(Dataset):
     def __init__(
-        self, videos: Sequence[Video], frames: Shards, *, stream: Stream, input: int, maps: FrameMaps | None
+        self,
+        videos: Sequence[Video],
+        frames: Shards,
+        *,
+        stream: Stream,
+        input: int,
+        maps: FrameMaps | None,
+        flow: Shards | None = None,
     ) -> None:
         for video in videos:
             if len(video.labels) != 1:
                 raise ValueError(f"{video.video} has labels {video.labels}: clips carry exactly one")
+        if (flow is None) == (stream.name == "joint"):
+            raise ValueError(f"stream {stream.name!r}: flow beside the frames goes with 'joint' and nothing else")
         self.videos, self.frames, self.maps = videos, frames, maps
         self.stream, self.input = stream, input
+        self._read_from = frames if flow is None else flow  # whose items positions count
+        self._parts = [(part, frames if part.modality == stream.modality else flow) for part in stream.parts]
 
     def __len__(self) -> int:
         return len(self.videos)
 
     def _length(self, index: int) -> int:
-        return self.frames.length(self.videos[index].video)
+        return self._read_from.length(self.videos[index].video)
 
-    def _read(self, index: int, starts: np.ndarray) -> _Pictures:
-        """The pictures of the segments that begin at `starts` (K,)."""
+    def _read(self, index: int, starts: np.ndarray) -> list[_Pictures]:
+        """The pictures of the segments that begin at `starts` (K,), part by part."""
         if get_worker_info() is not None:
             # The workers are the parallelism. Not 1: that joins the threads of OpenCV's pool, which a fork left behind.
             cv2.setNumThreads(0)
-        indices = stack_indices(starts, self.stream.span, self._length(index))  # (K, span)
+        read = [self._read_part(index, starts, *part) for part in self._parts]
+        if len({pictures.size for pictures in read}) > 1:
+            sizes = " and ".join(f"{width}x{height}" for height, width in (pictures.size for pictures in read))
+            raise ValueError(f"{self.videos[index].video}: frames and flow are {sizes}; give their features one size")
+        return read
+
+    def _read_part(self, index: int, starts: np.ndarray, part: Stream, source: Shards) -> _Pictures:
+        reached = {"stride": part.stride, "loop": part.loop}
+        indices = stack_indices(starts, part.items, self._length(index), **reached)  # (K, items)
         needed, places = np.unique(indices, return_inverse=True)
-        images = self.frames.pictures(self.videos[index].video, needed)
-        means = mean_flow(images) if self.stream.mean_flow else None
+        images = source.pictures(self.videos[index].video, needed)
+        means = mean_flow(images) if part.mean_flow else None
         return _Pictures(images, places.reshape(indices.shape), means)
 
-    def _view(self, pictures: _Pictures, crop: Crop, flipped: bool) -> np.ndarray:
+    def _view(self, read: Sequence[_Pictures], crop: Crop, flipped: bool) -> np.ndarray:
         """The segments seen through one crop, float32 (K, C, h, w)."""
+        views = [
+            self._view_part(pictures, part, crop, flipped)
+            for pictures, (part, _) in zip(read, self._parts, strict=True)
+        ]
+        return views[0] if len(views) == 1 else np.concatenate(views, axis=1)
+
+    def _view_part(self, pictures: _Pictures, part: Stream, crop: Crop, flipped: bool) -> np.ndarray:
         planes = cut(pictures.images, crop, self.input)  # (U, c, h, w)
         if flipped:
-            planes = flip(planes, self.stream.modality)
-        if self.stream.name == "rgbdiff":
+            planes = flip(planes, part.modality)
+        if part.name == "rgbdiff":
             return frame_differences(pictures.spread(planes))
         stacks = pictures.spread(normalise(planes))  # each picture once, however many segments it is in
-        clip = stacks.reshape(len(stacks), self.stream.channels, self.input, self.input)
+        clip = stacks.reshape(len(stacks), part.channels, self.input, self.input)
         if pictures.means is None:
             return clip
         return subtract_mean_flow(clip, pictures.means[pictures.places], flipped)
@@ -177,8 +226,9 @@ class TrainClips(_Clips):
         augmentation: Augmentation,
         seed: int,
         maps: FrameMaps | None = None,
+        flow: Shards | None = None,
     ) -> None:
-        super().__init__(videos, frames, stream=stream, input=input, maps=maps)
+        super().__init__(videos, frames, stream=stream, input=input, maps=maps, flow=flow)
         self.segments, self.augmentation, self.seed = segments, augmentation, seed
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()  # persistent workers see it change
 
@@ -190,7 +240,7 @@ class TrainClips(_Clips):
         rng = np.random.default_rng([self.seed, int(self._epoch), index])
         starts = train_segments(self._length(index), self.segments, self.stream.span, rng)  # (K,)
         pictures = self._read(index, starts)
-        height, width = pictures.size
+        height, width = pictures[0].size
         crop, flipped = self._augment(width, height, rng)
         arrays = {"clip": self._view(pictures, crop, flipped)}
         if self.maps is not None:
@@ -248,14 +298,15 @@ class TestClips(_Clips):
         input: int,
         sampler: str,
         maps: FrameMaps | None = None,
+        flow: Shards | None = None,
     ) -> None:
-        super().__init__(videos, frames, stream=stream, input=input, maps=maps)
+        super().__init__(videos, frames, stream=stream, input=input, maps=maps, flow=flow)
         self.segments, self.crops, self.sampler = segments, crops, sampler
 
     def __getitem__(self, index: int) -> Item:
         starts = test_segments(self._length(index), self.segments, self.stream.span, self.sampler)  # (K,)
         pictures = self._read(index, starts)
-        height, width = pictures.size
+        height, width = pictures[0].size
         views = test_crops(width, height, round(min(width, height) * TEST_CROP), self.crops)
         arrays = {"clip": _side_by_side((self._view(pictures, *view) for view in views), self.crops)}
         if self.maps is not None:
@@ -299,7 +350,7 @@ class WholeFrames(_Clips):
 
     def _at(self, index: int, positions: np.ndarray) -> Item:
         pictures = self._read(index, positions)
-        height, width = pictures.size
+        height, width = pictures[0].size
         arrays = {"clip": self._view(pictures, Crop(0, 0, width, height), flipped=False)}
         if self.maps is not None:
             arrays["map"] = np.stack(self._whole_maps(index, positions, self.input, self.input))[:, None]

@@ -2,7 +2,7 @@
 
 Positions are 0-based and count the items a shard stores for the video: frames for rgb, fields for flow. A segment that
 starts at i covers the items i..i+span-1, so that `length - span + 1` starts are possible; a video shorter than the span
-has the one start 0, and `stack_indices` repeats its last item.
+has the one start 0, and `stack_indices` makes up for what it lacks.
 
 TSN: Wang et al., Temporal Segment Networks, ECCV 2016; tsn-pytorch dataset.py (1-based there).
 """
@@ -32,6 +32,8 @@ def test_segments(length: int, segments: int, span: int, rule: str = "tsn") -> n
     Played backwards, a video gives the same segments, but for whole middles, which come out one item later.
     `ends`: from the first item on with step (length - span) // (segments - 1), so that the last segment lies near the
     end (Two-Stream's 25 frames; temporal-segment-networks tools/eval_net.py).
+    `consecutive`: each segment begins where the one before it ends, the first with the video; after the video's end
+    they begin again at its start (the ten seconds that Carreira & Zisserman test on, CVPR 2017, table 1).
     """
     starts = _possible_starts(length, segments, span)
     ticks = np.arange(segments)
@@ -39,26 +41,24 @@ def test_segments(length: int, segments: int, span: int, rule: str = "tsn") -> n
         return starts * (2 * ticks + 1) // (2 * segments)
     if rule == "ends":
         return ticks * ((starts - 1) // max(segments - 1, 1))
-    raise ValueError(f"test sampler {rule!r}: allowed are 'tsn' and 'ends'")
+    if rule == "consecutive":
+        return ticks * span % length
+    raise ValueError(f"test sampler {rule!r}: allowed are 'tsn', 'ends' and 'consecutive'")
 
 
 test_segments.__test__ = False  # pytest would collect the name
 
 
-def dense_clip(length: int, frames: int, stride: int, rng: np.random.Generator | None) -> np.ndarray:
-    """Positions of one clip of every `stride`-th frame, int64 (frames,).
+def stack_indices(
+    starts: np.ndarray, items: int, available: int, *, stride: int = 1, loop: bool = False
+) -> np.ndarray:
+    """Every `stride`-th item from each start on, int64 (segments, items).
 
-    The clip starts anywhere it fits, in the middle without `rng`; a video too short for it is played in a loop (I3D,
-    Carreira & Zisserman, CVPR 2017, section 2.5).
+    Past the end the last item repeats (tsn-pytorch), or with `loop` the video is played again, as often as it takes
+    (Carreira & Zisserman, CVPR 2017, section 2.6).
     """
-    starts = _possible_starts(length, frames, (frames - 1) * stride + 1)
-    first = (starts - 1) // 2 if rng is None else rng.integers(starts)
-    return (first + stride * np.arange(frames)) % length
-
-
-def stack_indices(starts: np.ndarray, span: int, available: int) -> np.ndarray:
-    """The items of each segment, int64 (segments, span); past the end the last item repeats (tsn-pytorch)."""
-    return np.minimum(starts[:, None] + np.arange(span), available - 1)
+    indices = starts[:, None] + stride * np.arange(items)
+    return indices % available if loop else np.minimum(indices, available - 1)
 
 
 def _possible_starts(length: int, segments: int, span: int) -> int:

@@ -29,6 +29,8 @@ class TSN(nn.Module):
     presumes pretrained weights: from scratch the frozen layers would stay at mean 0 and variance 1.
     """
 
+    views_at_once = 64  # of a video, that a test puts through the network together
+
     def __init__(
         self,
         backbone: nn.Module,
@@ -46,6 +48,7 @@ class TSN(nn.Module):
             raise ValueError(f"a weighted consensus needs segments, 2 or more, not {segments}")
         self.backbone = backbone
         self.partial_bn = partial_bn
+        self.only_last = False
         self.consensus = consensus
         if consensus == "weighted":
             self.segment_weights = nn.Parameter(torch.full((segments,), 1 / segments))
@@ -76,11 +79,29 @@ class TSN(nn.Module):
             raise ValueError("TSN takes no attention maps; STAttention does")
         return frames
 
+    def train_last_only(self) -> None:
+        """Train nothing but the classifiers: the rest, its statistics too, is a fixed extractor of features."""
+        self.only_last = True
+        self.requires_grad_(False)
+        for name in self.last_layers:
+            self.backbone.get_submodule(name).requires_grad_(True)
+        self.train(self.training)
+
+    @property
+    def last_layers(self) -> tuple[str, ...]:
+        """The names of the backbone's classifiers: one, or one of each stream that it joins."""
+        last = self.backbone.last_layer
+        return (last,) if isinstance(last, str) else tuple(last)
+
     def train(self, mode: bool = True) -> Self:
         super().train(mode)
         if self.partial_bn:
             for layer in self._frozen():
                 layer.eval()
+        if self.only_last:
+            # The network itself still trains: it may answer otherwise then, and drops features before its classifier.
+            for layer in (one for one in self.backbone.modules() if one is not self.backbone):
+                layer.train(mode and isinstance(layer, nn.Dropout))
         return self
 
     def _frozen(self) -> list[nn.Module]:

@@ -45,7 +45,7 @@ def scored_clips(config: Mapping[str, Any], inputs: Mapping[str, str], run: Mapp
     if not videos:
         raise RunError(f"{inputs['index']} has no {part} videos in {config['split']}")
     protocol = {key: config["protocol"][key] for key in ("segments", "crops", "sampler")}
-    return TestClips(videos, **protocol, **_shared(config, run, inputs))
+    return TestClips(videos, **protocol, **_shared(config, run, inputs, config["protocol"].get("stack")))
 
 
 def entering_maps(maps: Mapping[str, Any] | None, folder: str | None) -> FrameMaps | None:
@@ -98,11 +98,15 @@ def _scored_videos(
     return hold_out(part_videos(inputs["index"], run["split"], "train"), share, seed=run["seed"])[1]
 
 
-def _shared(config: Mapping[str, Any], run: Mapping[str, Any], inputs: Mapping[str, str]) -> dict[str, Any]:
+def _shared(
+    config: Mapping[str, Any], run: Mapping[str, Any], inputs: Mapping[str, str], stack: int | None = None
+) -> dict[str, Any]:
     """What the clips of `run` have in common, whatever they are for; the maps are those of `config`."""
+    flow = inputs.get("flow_features")
     return {
         "frames": open_features(inputs["features"]),
-        "stream": stream_of(run),
+        "stream": stream_of(run, stack),
         "input": run["network"]["input"],
         "maps": entering_maps(config["maps"], inputs.get("maps")),
+        "flow": None if flow is None else open_features(flow),
     }

@@ -147,7 +147,7 @@ def train(
                 for group in sgd.param_groups:
                     group["lr"] = rate
                 logits, labels = _own(network(item["clip"], item.get("map")), item, tasks)  # (B, classes), (B,)
-                losses = F.cross_entropy(logits, labels, reduction="none")  # (B,)
+                losses = video_losses(logits, labels)  # (B,)
                 mean = losses.sum() * layout.counts / len(batches[step])
                 fabric.backward(mean * fabric.world_size)  # DDP takes the mean over processes
                 if recipe.clip_gradient is not None:
@@ -192,6 +192,14 @@ def measure(
         sums += _sums(losses, logits, labels)
     loss, correct, videos = fabric.all_reduce(sums, reduce_op="sum").tolist()
     return {"val_loss": loss / videos, "val_top1": correct / videos}
+
+
+def video_losses(logits: Tensor, labels: Tensor) -> Tensor:
+    """Cross-entropy (B,) of logits (B, classes), or of (B, steps, classes) the mean over a network's steps."""
+    if logits.ndim == 2:
+        return F.cross_entropy(logits, labels, reduction="none")
+    steps = labels[:, None].expand(logits.shape[:2])  # (B, steps)
+    return F.cross_entropy(logits.transpose(1, 2), steps, reduction="none").mean(dim=1)
 
 
 def best_row(history: Sequence[dict[str, float]]) -> dict[str, float]:
@@ -353,7 +361,8 @@ def _own(logits: Tensor, item: dict[str, Tensor], tasks: Tasks | None) -> tuple[
 
 
 def _sums(losses: Tensor, logits: Tensor, labels: Tensor) -> Tensor:
-    correct = (logits.argmax(dim=1) == labels).sum()
+    last = logits if logits.ndim == 2 else logits[:, -1]  # of a network that answers at every step
+    correct = (last.argmax(dim=1) == labels).sum()
     return torch.stack([losses.sum(), correct, correct.new_tensor(len(losses))])
 
 

@@ -14,6 +14,7 @@ from reaction.clips.loader import Stream
 from reaction.data.index import read_classes
 from reaction.files import read_json, sha256
 from reaction.models.bn_inception import BNInception
+from reaction.models.clip_net import ClipNet, JointNet
 from reaction.models.cnn_m import CNNM
 from reaction.models.inception_v3 import InceptionV3
 from reaction.models.multitask import Tasks
@@ -24,6 +25,8 @@ from reaction.models.weights import check, download, load_pretrained, read_weigh
 from reaction.training.job import tell
 
 MODEL = "model.safetensors"
+CLIPS: dict[str, type] = {}
+JOINT: dict[str, type] = {}
 BACKBONES = {"inception_v3": InceptionV3, "bn_inception": BNInception, "cnn_m_2048": CNNM, "vgg16": VGG16}
 DOWNLOADS = Path("downloads/weights")
 
@@ -49,8 +52,10 @@ def load_run(folder: Path | str) -> tuple[TSN, dict[str, Any]]:
 def build_network(network: Mapping[str, Any], *, stream: str, classes: int) -> TSN:
     """The untrained network that a run's `network` block describes; draws from torch's global generator."""
     entry, name = network["entry"], network["backbone"]
-    channels = Stream(stream, network["stack"]).channels + _map_channels(entry)
-    options = {"classes": classes, "channels": channels, "width": network["width"], "dropout": network["dropout"]}
+    options = {"classes": classes, "width": network["width"], "dropout": network["dropout"]}
+    if name in CLIPS or name in JOINT:
+        return _network_of_clips(network, stream, options)
+    options["channels"] = _seen(network, stream).channels + _map_channels(entry)
     if name == "cnn_m_2048":
         options["second_norm"] = stream != "flow"  # the temporal net has none (Two-Stream, section 5)
     backbone = BACKBONES[name](**options)
@@ -58,6 +63,16 @@ def build_network(network: Mapping[str, Any], *, stream: str, classes: int) -> T
     if entry is None:
         return TSN(backbone, partial_bn=network["partial_bn"], **consensus)
     return STAttention(backbone, entry=entry, partial_bn=network["partial_bn"], **consensus)
+
+
+def _network_of_clips(network: Mapping[str, Any], stream: str, options: Mapping[str, Any]) -> TSN:
+    name = network["backbone"]
+    if name in JOINT:
+        return JointNet(JOINT[name](**options), frames=network.get("frames", 1))
+    channels = 2 if stream == "flow" else 3
+    if name == "c3d":
+        options = {**options, "size": network["input"]}  # its first fully connected layer sees the whole picture
+    return ClipNet(CLIPS[name](channels=channels, **options), channels=channels)
 
 
 def tasks_of(frozen: Mapping[str, Any]) -> Tasks | None:
@@ -71,10 +86,15 @@ def tasks_of(frozen: Mapping[str, Any]) -> Tasks | None:
     return Tasks({own: len(read_classes(inputs["index"])), other: len(read_classes(inputs["other_index"]))})
 
 
-def stream_of(run: Mapping[str, Any]) -> Stream:
-    """What the network of a run sees, by the run's own parameters."""
-    network = run["network"]
-    return Stream(run["stream"], network["stack"], mean_flow=network.get("mean_flow", False))
+def stream_of(run: Mapping[str, Any], stack: int | None = None) -> Stream:
+    """What the network of a run sees, by the run's own parameters; `stack` is a test's, if it has its own."""
+    network = run["network"] if stack is None else run["network"] | {"stack": stack}
+    return _seen(network, run["stream"])
+
+
+def _seen(network: Mapping[str, Any], stream: str) -> Stream:
+    unusual = {key: network[key] for key in ("mean_flow", "stride", "frames") if key in network}
+    return Stream(stream, network["stack"], loop=network.get("short") == "loop", **unusual)
 
 
 def load_start(model: TSN, config: Mapping[str, Any], init: str | None) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from reaction.training.inputs import training_clips
 from reaction.training.job import be_deterministic, provenance, tell, write_rows
 from reaction.training.loop import Recipe, best_row, train
 from reaction.training.networks import MODEL, build_network, load_start, tasks_of
+from reaction.training.schedules import in_epochs
 
 BEST = "best.safetensors"
 
@@ -44,8 +45,10 @@ def train_run(
     classes = len(read_classes(inputs["index"])) if tasks is None else tasks.outputs
     model = build_network(config["network"], stream=config["stream"], classes=classes)
     origin = load_start(model, config, inputs.get("init"))
-    recipe = Recipe(**config["training"])
-    clips, heldout = training_clips(config, inputs, recipe.holdout)
+    if config.get("trains") == "last":
+        model.train_last_only()
+    clips, heldout = training_clips(config, inputs, config["training"]["holdout"])
+    recipe = Recipe(**in_epochs(config["training"], len(clips)))
     identity = f"{frozen['dataset']}/{folder.name}"
     options = {"checkpoints": checkpoints, "identity": identity, "workers": workers, "stop_after": stop_after}
     options |= {"seed": config["seed"], "heldout": heldout, "tasks": tasks, "report": tell}

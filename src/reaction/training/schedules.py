@@ -1,6 +1,7 @@
 """Learning rates as functions of progress, so that a resumed run needs no scheduler state."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 
 def learning_rate(
@@ -15,3 +16,16 @@ def learning_rate(
     reached = sum(step <= progress_in_epochs for step in steps)
     warm = min(1.0, progress_in_epochs / warmup_epochs) if warmup_epochs > 0 else 1.0
     return base * factor**reached * warm
+
+
+def in_epochs(training: Mapping[str, Any], videos: int) -> dict[str, Any]:
+    """A `training` block whose length is given in updates, with epochs of so many videos instead; others as they are.
+
+    Epochs are whole: the nearest number of them, at least one. `steps` stay where they are, within an epoch.
+    """
+    if "updates" not in training:
+        return dict(training)
+    per_epoch = max(1, -(-videos // training["batch"]) - (videos % training["batch"] == 1))  # one video is no batch
+    rest = {key: value for key, value in training.items() if key != "updates"}
+    epochs = max(1, round(training["updates"] / per_epoch))
+    return rest | {"epochs": epochs, "steps": [step / per_epoch for step in training["steps"]]}

@@ -18,7 +18,6 @@ from reaction.training.inputs import scored_clips
 from reaction.training.job import be_deterministic, device, provenance, tell
 from reaction.training.networks import load_run
 
-VIEWS_AT_ONCE = 64
 SECONDS_BETWEEN_LINES = 30
 
 
@@ -47,8 +46,8 @@ def score(model: TSN, clips: TestClips, *, workers: int = 0, report: Callable[[s
     started = told = time.monotonic()
     logits = []
     for item in DataLoader(clips, batch_size=None, num_workers=workers):
-        views = item["clip"].split(VIEWS_AT_ONCE)  # (v, C, H, W)
-        maps = item["map"].split(VIEWS_AT_ONCE) if "map" in item else [None] * len(views)
+        views = item["clip"].split(model.views_at_once)  # (v, C, H, W)
+        maps = item["map"].split(model.views_at_once) if "map" in item else [None] * len(views)
         logits.append(torch.cat([_view_logits(model, *pair, where) for pair in zip(views, maps, strict=True)]))
         if time.monotonic() - told >= SECONDS_BETWEEN_LINES or len(logits) == len(clips):
             told = time.monotonic()
