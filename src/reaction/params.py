@@ -9,7 +9,17 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
 Stream = Literal["rgb", "flow", "rgbdiff", "joint"]
 MODALITY = {"rgb": "rgb", "flow": "flow", "rgbdiff": "rgb"}  # the features a stream reads
@@ -96,16 +106,28 @@ class TVL1(Model):
     median: Positive
 
 
-class RGB(Model):
+class Pictures(Model):
+    """What all features say. Keys that nobody set are not written, so that new ones move no hash."""
+
+    resize: str = Field(pattern=r"^(\d+x\d+|short_side:\d+)$")
+    jpeg_quality: Annotated[int, Field(ge=1, le=100)]
+    fps: Annotated[float, Field(gt=0)] | None = Field(
+        None, description="frames a second, as ffmpeg's fps filter picks them (reaction.data.rate); unsaid: the video's"
+    )
+
+    @model_serializer(mode="wrap")
+    def _without_defaults(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        fields = type(self).model_fields
+        unset = {key for key, one in fields.items() if not one.is_required() and getattr(self, key) == one.default}
+        return {key: value for key, value in handler(self).items() if key not in unset}
+
+
+class RGB(Pictures):
     modality: Literal["rgb"]
-    resize: str = Field(pattern=r"^(\d+x\d+|short_side:\d+)$")
-    jpeg_quality: Annotated[int, Field(ge=1, le=100)]
 
 
-class Flow(Model):
+class Flow(Pictures):
     modality: Literal["flow"]
-    resize: str = Field(pattern=r"^(\d+x\d+|short_side:\d+)$")
-    jpeg_quality: Annotated[int, Field(ge=1, le=100)]
     bound: Annotated[float, Field(gt=0)] = Field(description="pixels per frame that map to 0 and 255")
     algorithm: Literal["tvl1"]
     semantics: Literal["opencv-cuda", "opencv-cpu", "opencv5-cpu"] = Field(

@@ -2,6 +2,7 @@ import csv
 import threading
 import time
 import tracemalloc
+from itertools import pairwise
 
 import av
 import cv2
@@ -110,6 +111,37 @@ def test_flow_features_are_the_motion(project):
         x, y = np.median(dequantise(decode_flow(jpeg), 20), axis=(1, 2))
         assert abs(x - 2) < 0.25
         assert abs(y - 1) < 0.25
+
+
+def test_frames_of_another_rate(project):
+    """21 frames at 25 a second: of ten a second every second or third is kept, of 50 each is stored twice."""
+    tenth = extract_all(write_config(project, "rgb", fps=10), frames_shard)
+    for number, picture in zip([1, 3, 6, 8, 11, 13, 16, 18], tenth.pictures("long", range(8)), strict=True):
+        assert np.abs(picture.astype(int) - scene(number)).mean() < 4
+    assert (tenth.length("long"), tenth.length("still"), tenth.attributes["fps"]) == (8, 1, 10)
+    twice = extract_all(write_config(project, "rgb", fps=50), frames_shard)
+    stored = twice.read("long", range(42))
+    assert twice.length("long") == 42
+    assert [one == other for one, other in pairwise(stored)] == [k % 2 == 0 for k in range(41)]
+
+
+def test_flow_is_between_the_frames_that_are_kept(project):
+    """The texture moves by (2, 1) a frame of the video: by twice that a pair, or by nothing between equal frames."""
+    half = extract_all(write_config(project, "flow", fps=12.5), flow_shard)
+    assert [half.length(video) for video in LENGTHS] == [1, 1, 10, 2]
+    for field in half.pictures("long", range(10)):
+        assert np.abs(np.median(dequantise(field, 20), axis=(0, 1)) - (4, 2)).max() < 0.4
+    twice = extract_all(write_config(project, "flow", fps=50), flow_shard)
+    assert twice.length("long") == 41
+    motion = [np.median(dequantise(field, 20), axis=(0, 1)) for field in twice.pictures("long", range(41))]
+    still = [np.abs(one).max() < 0.1 for one in motion]
+    assert still == [k % 2 == 0 for k in range(41)]
+
+
+def test_a_video_without_a_rate_cannot_be_brought_to_another(project):
+    write_index(project / "index", fps=0.0)
+    with pytest.raises(ExtractionError, match=r"long\.mp4 of video long: its container says no frame rate"):
+        frames_shard(write_config(project, "rgb", fps=25), shard_of("long", SHARDS))
 
 
 def test_flow_is_that_of_the_whole_video_at_once(project, monkeypatch):

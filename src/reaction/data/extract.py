@@ -1,7 +1,8 @@
 """Frames and flow of a dataset, one shard at a time: each video is decoded once, from its first frame to its last.
 
 Sizes: TSN's tools (Wang et al., ECCV 2016; yjxiong/dense_flow) resize every frame to 340x256, whatever its aspect, then
-take the grey picture, then the flow. A short side of 256 that keeps the aspect is the other usage (Kinetics-I3D).
+take the grey picture, then the flow. A short side of 256 that keeps the aspect is the other usage (Kinetics-I3D). With
+`fps` a video is brought to that rate first (`reaction.data.rate`), and flow is between the frames that are kept.
 
 Flow goes from thread to thread: one decodes, resizes and takes the grey picture, the main one solves, a third one
 quantises and encodes, and the main one writes. Each is at most `AHEAD` chunks ahead of the next, however long a video.
@@ -26,6 +27,7 @@ import numpy as np
 
 from reaction.data.decode import DecodeError, chunks
 from reaction.data.index import Video, read_index
+from reaction.data.rate import kept
 from reaction.data.store import ShardWriter, encode_flow, encode_jpeg, shard_name, shard_of
 from reaction.files import read_json, sha256
 from reaction.flow import TVL1, choose, quantise, tvl1
@@ -59,7 +61,7 @@ def frames_shard(folder: Path | str, shard: int) -> None:
     Raises ExtractionError, which names the video, where it differs from its row in the index.
     """
     job = _job(Path(folder), shard)
-    progress = Progress("frames", shard, len(job.videos), sum(video.frames for video in job.videos))
+    progress = Progress("frames", shard, len(job.videos), sum(len(job.kept(video)) for video in job.videos))
     with ShardWriter(job.path, job.attributes) as writer:
         for video in job.videos:
             blobs = (encode_jpeg(frame, job.config["jpeg_quality"]) for frame in job.frames(video))
@@ -69,7 +71,7 @@ def frames_shard(folder: Path | str, shard: int) -> None:
 
 
 def flow_shard(folder: Path | str, shard: int, threads: int = 1, backend: str = "auto") -> None:
-    """Write shard `shard` of the flow features in `folder`: n-1 TV-L1 fields of a video of n frames, one of a still.
+    """Write shard `shard` of the flow features in `folder`: n-1 TV-L1 fields of n kept frames, one of a still.
 
     Otherwise like `frames_shard`. `threads` are the solver's and change no result; `backend` is one of
     `reaction.flow.BACKENDS`, and the shard says which one it was.
@@ -81,7 +83,7 @@ def flow_shard(folder: Path | str, shard: int, threads: int = 1, backend: str = 
     if note:
         _say(note)
     solve = partial(tvl1, parameters=parameters, semantics=semantics, backend=name, threads=threads)
-    fields = sum(max(video.frames - 1, 1) for video in job.videos)
+    fields = sum(max(len(job.kept(video)) - 1, 1) for video in job.videos)
     progress = Progress("flow", shard, len(job.videos), fields, unit="pairs")
     with (
         ShardWriter(job.path, job.attributes | {"backend": version(name)}) as writer,
@@ -106,13 +108,20 @@ class _Job:
     source: Path
     videos: list[Video]
 
+    def kept(self, video: Video) -> np.ndarray:
+        """Positions of the video's frames that are taken, some perhaps twice, int64 (n,)."""
+        with _blaming(video):
+            return kept(video.frames, video.fps, self.config.get("fps"))
+
     def frames(self, video: Video) -> Iterator[np.ndarray]:
-        """The video's frames, uint8 RGB (H, W, 3), resized by the rule, checked against the index."""
+        """The kept frames, uint8 RGB (H, W, 3), resized by the rule; the video is checked against the index."""
         path, count = self.source / "videos" / video.path, 0
+        times = np.bincount(self.kept(video), minlength=video.frames)  # how often each frame is taken
         for frames in _decoded(video, path):
             size = target_size(frames.shape[2], frames.shape[1], self.config["resize"])
-            for frame in frames:
-                yield _resized(frame, size)
+            for frame, repeat in zip(frames, times[count:], strict=False):  # more frames than indexed: refused below
+                if repeat:
+                    yield from [_resized(frame, size)] * repeat
             count += len(frames)
         if count != video.frames:
             raise ExtractionError(
@@ -165,7 +174,7 @@ def _blaming(video: Video) -> Iterator[None]:
 def _grey_chunks(job: _Job, pairs: int) -> Iterator[tuple[Video, np.ndarray]]:
     """Grey frames (n, H, W) of each video in turn; its chunks are about as long and overlap by one frame."""
     for video in job.videos:
-        count = max(video.frames - 1, 1)
+        count = max(len(job.kept(video)) - 1, 1)
         parts = math.ceil(count / pairs)
         with _blaming(video):
             grey = (cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY) for frame in job.frames(video))
