@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-Metric = Literal["top1", "mean_class"]
+Metric = Literal["top1", "top5", "mean_class"]
 
 
 class ClaimError(ValueError):
@@ -22,7 +22,7 @@ class Reproduction(Strict):
     """The runs of ours that answer a claim: one stream of a method, or of several that do it in different ways."""
 
     method: tuple[str, ...]
-    stream: Literal["rgb", "flow", "rgbdiff", "fusion"]
+    stream: Literal["rgb", "flow", "rgbdiff", "joint", "fusion"]
 
     @field_validator("method", mode="before")
     @classmethod
