@@ -85,13 +85,13 @@ def test_a_name_that_does_not_exist_lists_those_that_do(values, path, name):
 
 def test_a_schedule_and_an_attention_net_may_be_named_or_written_out(values):
     written = deepcopy(values)
-    method = written["methods"]["st_attention"]
+    method = written["methods"]["st_attention_7a"]
     method["streams"] = {stream: values["schedules"][f"st_attention_{stream}"] for stream in ("rgb", "flow")}
     method["attention"]["net"] = values["attention_nets"]["st_attention"]
     assert parse(written) == parse(values)
     method["streams"]["rgb"] = method["streams"]["rgb"] | {"batch": 7}
     changed = {name for name, one in parse(written).methods.items() if one.streams["rgb"].batch == 7}
-    assert changed == {"st_attention"}
+    assert changed == {"st_attention_7a"}
 
 
 def test_an_unknown_schedule_is_named_with_its_path_and_the_known_ones(values):
@@ -124,6 +124,10 @@ def test_flow_features_cannot_be_given_to_the_rgb_stream(values):
         (("schedules", "st_attention_flow", "stack"), 5, r"st_attention\.streams\.flow\.stack: must equal"),
         (("methods", "st_attention", "map", "entry"), "multiply", r"st_attention\.map: must equal"),
         (("methods", "st_attention", "attention", "from"), "st_attention", "lead back to it"),
+        (("methods", "st_phase1", "runs"), {"rgb": "st_phase1"}, r"st_phase1: .*`runs:`.*lead back to it"),
+        (("methods", "st_attention", "runs"), {"rgb": "st_phase1_longer"}, r"runs\.rgb: .* trains rgb otherwise"),
+        (("methods", "st_attention_only_t", "runs", "flow"), "tsn", r"runs\.flow: tsn trains flow otherwise"),
+        (("methods", "st_attention", "runs"), {"rgbdiff": "tsn"}, r"runs: `rgbdiff` is none of rgb, flow"),
         (("schedules", "tsn_rgb", "holdout"), 1.0, r"schedules\.tsn_rgb\.holdout.*less than 1, got 1\.0"),
         (("weights", "imagenet", "sha256"), None, "needs `url:` and `sha256:`"),
         (("methods", "two_stream_multitask", "multi_task", "split"), 4, r"multi_task\.split: `4` is none of 1, 2, 3"),

@@ -10,7 +10,7 @@ import yaml
 
 from reaction.data import synthetic
 from reaction.params import ParamsError, parse
-from reaction.plan import FILES, KINDS, Plan
+from reaction.plan import FILES, KINDS, Plan, Run
 from reaction.recipes import RECIPES
 from reaction.specs import figure_spec, oracle, table_spec, thesis_files, thesis_spec
 
@@ -143,6 +143,43 @@ def test_one_directional_attention_leaves_the_other_stream_its_constant():
     assert "maps" not in runs["flow"].inputs
 
 
+def test_a_stream_that_another_method_trains_just_so_is_that_method_s_run():
+    plan = Plan(parse(SHIPPED))
+    rows = {(r.method, r.stream): r.artifact for r in plan.tables["park2019_ablations_small"] if r.seed == 0}
+    for row, trained in (("only_t", ("attention", "phase1_longer")), ("only_s", ("phase1_longer", "attention"))):
+        fused = rows[f"st_attention_{row}", "fusion"]
+        for stream, method in zip(("rgb", "flow"), trained, strict=True):
+            assert rows[f"st_attention_{row}", stream] is fused.inputs[stream] is rows[f"st_{method}", stream]
+    assert fused.config["runs"] == {"rgb": "st_phase1_longer", "flow": "st_attention"}
+    assert not any(one.name.startswith("st_attention_only") for one in plan.artifacts.values() if one.rule == "train")
+
+
+def test_a_run_of_another_method_is_the_one_that_would_be_trained():
+    """But for the name: what `runs:` takes is what the same parameters make without it."""
+    values = deepcopy(SHIPPED)
+    taken = {name: values["methods"][name].pop("runs") for name, one in SHIPPED["methods"].items() if "runs" in one}
+    assert set(taken) == {"st_attention_only_t", "st_attention_only_s", "two_stream_multitask"}
+    plan = Plan(parse(values))
+    for table in ("park2019_ablations_small", "simonyan2014_hmdb51"):
+        for one in plan.needed(table).values():
+            if one.rule == "train" and one.config["stream"] in taken.get(one.config["method"], {}):
+                name, stream = one.config["method"], one.config["stream"]
+                protocol = plan.params.tables[table].protocol
+                seeds = (int(one.config["split"][-1]), one.config["seed"], one.config["scale"])
+                other = plan.run(Run(one.dataset, taken[name][stream], *seeds, protocol), stream)
+                assert one.config | {"method": ""} == other.config | {"method": ""}
+                assert one.inputs == other.inputs
+
+
+def test_maps_are_measured_once_however_many_methods_read_them():
+    plan = Plan(parse(SHIPPED))
+    maps = table_spec(plan, "park2019_ablations_small")["maps"]
+    assert "st_attention" in {row["method"] for row in maps}
+    assert not {"st_attention_only_t", "st_attention_learned", "st_attention_anew"} & {row["method"] for row in maps}
+    measured = [one for one in plan.needed("park2019_ablations_small").values() if one.rule == "agree"]
+    assert len({(one.inputs["learned"], one.inputs["gradcam"]) for one in measured}) == len(measured)
+
+
 def test_several_layers_make_one_map():
     layers = ["Mixed_7a", "Mixed_7b"]
     plan = ablation(attention=SHIPPED["methods"]["st_attention"]["attention"] | {"layers": layers})
@@ -211,7 +248,8 @@ def test_a_stream_learns_from_the_training_videos_of_another_dataset_too():
         assert both.inputs["index"].dataset == both.dataset == own
         assert both.inputs["other_index"] is plan.index(other)
         assert both.inputs["other_features"] is plan.features(other, "flow-340x256")
-        for run in (alone, runs["two_stream_multitask", "rgb"]):
+        assert ("two_stream_multitask", "rgb") not in runs, "that is two_stream_cnn_m's"
+        for run in (alone, runs["two_stream_cnn_m", "rgb"]):
             assert "multi_task" not in run.config
             assert set(run.inputs) == {"index", "features"}
         same = {"network", "weights", "training", "augmentation", "maps"}
@@ -222,7 +260,7 @@ def test_a_stream_that_learns_from_two_datasets_is_scored_on_its_own():
     plan = Plan(parse(SHIPPED))
     scored = [one for one in plan.needed("simonyan2014_hmdb51").values() if one.rule == "score"]
     scored = [one for one in scored if one.config["method"] == "two_stream_multitask"]
-    assert {one.config["stream"] for one in scored} == {"rgb", "flow"}
+    assert {one.config["stream"] for one in scored} == {"flow"}
     for one in scored:
         assert {key: source.dataset for key, source in one.inputs.items()} == dict.fromkeys(one.inputs, "hmdb51")
 

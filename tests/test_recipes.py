@@ -177,7 +177,7 @@ def agree(project) -> Results:
         kind: formula_maps(project, normalise=normalise, inputs={"run": run}, phase=float(normalise))
         for kind, normalise in kinds.items()
     }
-    facts = {"method": "golden", "stream": "rgb", "split": "split1", "seed": 0, "scale": "tiny", "part": "test"}
+    facts = {"stream": "rgb", "split": "split1", "seed": 0, "scale": "tiny", "part": "test"}
     folder = frozen("agree", facts, {"index": project.index} | maps)
     agree_maps(folder)
     return read_json(folder / "metrics.json")

@@ -325,6 +325,7 @@ class Method(Model):
         "all", description="`last`: the classifier alone, on what the other layers and their statistics make of a clip"
     )
     features: dict[Stream, str] | None = Field(None, description="at the papers' own size, instead of the scale's")
+    runs: dict[Stream, str] = Field({}, description="streams that another method trains just so: its runs are taken")
     map: MapInput | None = None
     attention: Attention | None = None
     alternation: Alternation | None = None
@@ -549,11 +550,20 @@ class Params(Model):
                 _known(f"{key}.streams.{stream}.weights", recipe.weights, self.weights)
             if recipe.mean_flow and stream != "flow":
                 raise ValueError(f"{key}.streams.{stream}.mean_flow: only flow has a mean displacement")
+        self._check_runs(f"{key}.runs", method)
         if method.alternation is not None and method.attention is None:
             raise ValueError(f"{key}: `alternation:` needs `attention:` to say what the maps are")
         if method.multi_task is not None:
             self._check_multi_task(f"{key}.multi_task", method)
         self._check_order(key, method)
+
+    def _check_runs(self, key: str, method: Method) -> None:
+        for stream, name in method.runs.items():
+            _known(key, stream, method.streams)
+            _known(f"{key}.{stream}", name, self.methods)
+            trained = self.methods[name]
+            if stream not in trained.streams or _of_stream(trained, stream) != _of_stream(method, stream):
+                raise ValueError(f"{key}.{stream}: {name} trains {stream} otherwise; make both alike, or leave it out")
 
     def _check_multi_task(self, key: str, method: Method) -> None:
         first, second = method.multi_task.datasets
@@ -609,14 +619,15 @@ class Params(Model):
     def _check_order(self, key: str, method: Method) -> None:
         """No method may wait for itself, by whatever way round."""
         if key.removeprefix("methods.") in self._sources(method):
-            raise ValueError(f"{key}: `init:` and `attention.from:` lead back to it")
+            raise ValueError(f"{key}: `init:`, `runs:` and `attention.from:` lead back to it")
 
     def _sources(self, method: Method) -> list[str]:
         """The methods that must have run before this one, by whatever way."""
         waiting, sources = [method], []
         while waiting:
             later = waiting.pop()
-            found = {later.init, later.attention.source if later.attention else None} - {None, *sources}
+            found = {later.init, later.attention.source if later.attention else None, *later.runs.values()}
+            found -= {None, *sources}
             sources += sorted(found)
             waiting += [self.methods[name] for name in found if name in self.methods]
         return sources
@@ -691,6 +702,17 @@ class Params(Model):
                     f"{key}: weights are swept on groups that nothing has learned from; give every stream and "
                     f"attention network, here and in `init` and `attention.from`, `holdout: {share}`"
                 )
+
+
+def _of_stream(method: Method, stream: str) -> Method:
+    """What of a method says how one of its streams is trained."""
+    parts = {"attention": method.attention, "multi_task": method.multi_task}
+    own = {
+        name: part.model_copy(update={"streams": (stream,)}) if part and stream in part.streams else None
+        for name, part in parts.items()
+    }
+    alone = {"streams": {stream: method.streams[stream]}, "runs": {}, "stands_in": None}
+    return method.model_copy(update=alone | own)
 
 
 def _written_out(key: str, method: Any, among: Mapping[str, Any]) -> Any:

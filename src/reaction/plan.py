@@ -171,6 +171,8 @@ class Plan:
     def agreements(self, name: str) -> list[Result]:
         """How far the learned maps are from what they imitate, of every stream whose maps the table's rows read.
 
+        Maps that several methods read are measured once, under the first one's name.
+
         Twice each: `agree` measured it on the test videos, `attention_net` on the training videos that it held out.
         """
         table, found = self.params.tables[name], {}
@@ -237,6 +239,8 @@ class Plan:
     def run(self, run: "Run", stream: str) -> Artifact:
         """A trained network."""
         method = self.params.methods[run.method]
+        if stream in method.runs:
+            return self.run(run.of(method.runs[stream]), stream)
         if method.alternation is not None:
             return self._round(run, stream, self._rounds(run) - 1)
         inputs = self.inputs_of(run, stream) | self._others_inputs(run, stream)
@@ -370,10 +374,10 @@ class Plan:
 
     def agreement(self, run: "Run", stream: str) -> Artifact:
         """How far the learned maps of the test videos are from the Grad-CAM maps they imitate."""
-        keys = {"method": run.method, "stream": stream, "seed": run.seed, "scale": run.scale}
-        config = keys | {"split": split_name(run.split), "part": "test"}
+        facts = {"stream": stream, "split": split_name(run.split), "seed": run.seed, "scale": run.scale}
         made_from = {"learned": self.learned(run, stream), "gradcam": self.gradcam(run, stream, part="test")}
-        return self._looking_at("agree", "agree", run, stream, self._looked_at(run, stream), config, made_from)
+        trained, config = self._looked_at(run, stream), facts | {"part": "test"}
+        return self._looking_at("agree", "agree", run, stream, trained, config, made_from)
 
     def _looked_at(self, run: "Run", stream: str) -> Artifact:
         """The trained run whose features the maps come from: of another method, or the last round of an alternation."""
@@ -426,6 +430,8 @@ class Plan:
     def scores(self, run: "Run", stream: str, part: str = "test") -> Artifact:
         """Class scores of the test videos, or of the training videos that decide how streams are fused."""
         method, protocol = self.params.methods[run.method], self.params.protocols[run.protocol]
+        if stream in method.runs:
+            return self.scores(run.of(method.runs[stream]), stream, part)
         reads = protocol.maps if _reads(method, stream) and protocol.maps != "constant" else None
         config = {
             "method": run.method,
@@ -458,6 +464,8 @@ class Plan:
         } | _fusing(protocol)
         streams = tuple(protocol.fusion or protocol.sweep or method.streams)
         scores = {stream: self.scores(run, stream) for stream in streams}
+        if taken := {one: of.config["method"] for one, of in scores.items() if one in method.runs}:
+            config["runs"] = taken
         if part := "heldout" if protocol.sweep else "train" if protocol.svm else None:
             scores |= {f"{part}_{stream}": self.scores(run, stream, part) for stream in streams}
         name = f"{run.method}-fusion-{split_name(run.split)}-seed{run.seed}-{run.scale}-{run.protocol}"

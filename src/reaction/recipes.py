@@ -13,7 +13,7 @@ RECIPES: dict[str, int] = {
     "gradcam": 1,
     "attention_net": 2,
     "attend": 1,
-    "agree": 1,
+    "agree": 2,
     "score": 1,
     "fuse": 1,
 }

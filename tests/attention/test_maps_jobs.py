@@ -377,7 +377,7 @@ def written(project, name, maps, *, run, every=1, normalise):
 
 
 def agreement(project, learned, cams):
-    facts = {"method": "st", "stream": "rgb", "split": "split1", "seed": 3, "scale": "tiny", "part": "test"}
+    facts = {"stream": "rgb", "split": "split1", "seed": 3, "scale": "tiny", "part": "test"}
     inputs = {"index": project.index, "learned": learned, "gradcam": cams}
     folder = project.freeze("agree", "agree", facts, inputs)
     agree_maps(folder)

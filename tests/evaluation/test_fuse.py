@@ -133,6 +133,16 @@ def test_streams_that_do_not_belong_together_are_refused(project, flow, message)
         fuse_scores(fusion())
 
 
+def test_a_stream_may_be_another_method_s_where_the_fusion_says_so(project):
+    stored("rgb", random_logits(1))
+    stored("flow", random_logits(2), method="longer")
+    assert fuse_scores(fusion(runs={"flow": "longer"}))["method"] == "tsn"
+    with pytest.raises(ScoresError, match="fuses method 'tsn', but scores/flow has 'longer'"):
+        fuse_scores(fusion())
+    with pytest.raises(ScoresError, match="fuses method 'longer', but scores/rgb has 'tsn'"):
+        fuse_scores(fusion(runs={"rgb": "longer", "flow": "longer"}))
+
+
 def test_broken_or_missing_scores_are_named(project):
     folder = stored("rgb", random_logits(1))
     (folder / "scores.h5").write_bytes(b"half")

@@ -51,8 +51,11 @@ def test_every_ablation_gets_its_rows_and_only_the_oracle_is_called_one(ablated)
 
 
 def test_a_row_with_another_protocol_trains_nothing(ablated):
-    """Two streams of six methods, of which the alternation has two rounds; three rows are one method."""
-    assert ablated.ran["train"] == 2 * 5 + 2 * 2
+    """Two streams of four methods and two rounds of the alternation; three rows are one method.
+
+    One more trains only the flow that `st_attention_only_t` takes from `st_phase1_longer`: its rgb is st_attention's.
+    """
+    assert ablated.ran["train"] == 2 * 4 + 1 + 2 * 2
 
 
 def test_maps_are_set_against_what_they_imitate(ablated):

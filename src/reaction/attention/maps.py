@@ -143,7 +143,7 @@ def agree_maps(folder: Path | str, threads: int = 1) -> None:
         dead += int((~alive).sum())
         columns.append(_compare(pairs[alive, :1], pairs[alive, 1]))
     averages = _averages(columns, f"every map of {inputs['gradcam']} is dead: there is nothing to agree with")
-    facts = {key: config[key] for key in ("method", "stream", "split", "seed", "scale", "part")}
+    facts = {key: config[key] for key in ("stream", "split", "seed", "scale", "part")}
     write_json(folder / "metrics.json", facts | {"entropy_floor": averages.pop("floor")} | averages | {"dead": dead})
 
 

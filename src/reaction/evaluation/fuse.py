@@ -99,9 +99,11 @@ def _open_part(
 
 def _check_same_run(folder: Path, settings: Mapping[str, Any], source: Path, part: str) -> None:
     scored = read_json(source / "config.json")["config"]
-    for key in RUN:
-        if scored[key] != settings[key]:
-            raise ScoresError(f"{folder} fuses {key} {settings[key]!r}, but {source} has {scored[key]!r}.")
+    taken = settings.get("runs", {})  # streams that another method trained
+    expected = {key: settings[key] for key in RUN} | {"method": taken.get(scored["stream"], settings["method"])}
+    for key, value in expected.items():
+        if scored[key] != value:
+            raise ScoresError(f"{folder} fuses {key} {value!r}, but {source} has {scored[key]!r}.")
     if _part(scored) != part:
         raise ScoresError(f"{folder} takes {source} for scores of part {part!r}, but it has {_part(scored)!r}.")
 
