@@ -294,6 +294,7 @@ class Transfer(Model):
     updates: Positive
     steps: tuple[Positive, ...] = Field(description="updates after which the learning rate is multiplied by `factor`")
     learning_rate: Annotated[float, Field(gt=0)]
+    batch: Positive
 
 
 class Method(Model):
@@ -339,7 +340,7 @@ class Method(Model):
 
     def transferred(self, name: str, transfer: Transfer) -> "Method":
         """This method, called `name`, as `transfer` would have it."""
-        changed = {"epochs": None, **transfer.model_dump(include={"updates", "steps", "learning_rate"})}
+        changed = {"epochs": None, **transfer.model_dump(include={"updates", "steps", "learning_rate", "batch"})}
         streams = {stream: recipe.model_copy(update=changed) for stream, recipe in self.streams.items()}
         start = {} if transfer.source is None else {"init": name, "init_on": transfer.source}
         return self.model_copy(update={"streams": streams, "trains": transfer.trains} | start)
@@ -415,7 +416,9 @@ class Table(Model):
 
     dataset: str | Annotated[tuple[str, ...], AT_LEAST_ONE]
     scale: str
-    methods: Annotated[tuple[str, ...], AT_LEAST_ONE]
+    methods: Annotated[tuple[str, ...], AT_LEAST_ONE] | dict[str, Annotated[tuple[str, ...], AT_LEAST_ONE]] = Field(
+        description="its rows, or of each dataset its own"
+    )
     splits: Annotated[tuple[Positive, ...], AT_LEAST_ONE]
     seeds: Annotated[tuple[int, ...], AT_LEAST_ONE]
     protocol: str
@@ -425,11 +428,24 @@ class Table(Model):
     maps: bool = Field(False, description="a table beside it says how far the learned maps are from Grad-CAM's")
     comparisons: tuple[tuple[str, str], ...] = Field((), description="pairs of `method/stream` to compare by bootstrap")
 
+    @model_validator(mode="after")
+    def _rows_of_its_datasets(self) -> "Table":
+        if isinstance(self.methods, dict) and (isinstance(self.dataset, str) or set(self.methods) != set(self.dataset)):
+            raise ValueError("`methods:` by dataset are of all the table's datasets and of no other")
+        return self
+
     @property
     def parts(self) -> tuple["Table", ...]:
         """The same table of each dataset by itself."""
         names = (self.dataset,) if isinstance(self.dataset, str) else self.dataset
-        return tuple(self.model_copy(update={"dataset": name}) for name in names)
+        return tuple(self._part(name) for name in names)
+
+    def _part(self, dataset: str) -> "Table":
+        if not isinstance(self.methods, dict):
+            return self.model_copy(update={"dataset": dataset})
+        rows = self.methods[dataset]
+        own = tuple(pair for pair in self.comparisons if all(side.rpartition("/")[0] in rows for side in pair))
+        return self.model_copy(update={"dataset": dataset, "methods": rows, "comparisons": own})
 
 
 class Shown(Model):
@@ -504,14 +520,14 @@ class Params(Model):
 
     def _derive(self) -> None:
         """Every `method@transfer` that a table has a row of becomes a method like the others."""
-        for key, table in self.tables.items():
-            for row in table.methods:
-                derived = of_row(row, "")[0]
-                name, _, transfer = derived.partition("@")
-                if transfer:
-                    _known(f"tables.{key}.methods", name, self.methods)
-                    _known(f"tables.{key}.methods", transfer, self.transfers)
-                    self.methods[derived] = self.methods[name].transferred(name, self.transfers[transfer])
+        rows = {row: key for key, table in self.tables.items() for part in table.parts for row in part.methods}
+        for row, key in rows.items():
+            derived = of_row(row, "")[0]
+            name, _, transfer = derived.partition("@")
+            if transfer:
+                _known(f"tables.{key}.methods", name, self.methods)
+                _known(f"tables.{key}.methods", transfer, self.transfers)
+                self.methods[derived] = self.methods[name].transferred(name, self.transfers[transfer])
 
     def _check_scale(self, key: str, scale: Scale) -> None:
         self._check_features(f"{key}.features", scale.features)
