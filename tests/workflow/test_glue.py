@@ -1,8 +1,12 @@
 """Snakemake under DVC: every way in which the pair is known to record an old number as new, or to redo days of work."""
 
 import json
+import os
+import re
+import shutil
 from collections import Counter
 
+import pytest
 import yaml
 
 WEIGHT_DECAY = ("schedules", "tsn_rgb", "weight_decay")
@@ -138,6 +142,34 @@ def test_a_changed_claim_retrains_nothing(made):
     claims = made.folder / "workflow/papers/wang2016.yaml"
     claims.write_text(claims.read_text() + "\n")
     assert made.jobs("dvc", "repro") == Counter(table=1)
+
+
+def test_a_fresh_clone_believes_its_tables_whatever_their_times(made_once, tmp_path):
+    clone = made_once.clone(tmp_path / "clone")
+    assert not (clone.folder / "results/models").exists()
+    for newest in ("workflow/papers/wang2016.yaml", "results/tables/synthetic.csv"):
+        os.utime(clone.folder / newest, (2**31, 2**31))
+        assert "Nothing to be done" in clone.run("snakemake", "--dry-run").stdout
+
+
+def test_a_fresh_clone_sees_that_a_parameter_is_another_than_that_of_its_tables(made_once, tmp_path):
+    clone = made_once.clone(tmp_path / "clone")
+    os.utime(clone.folder / "results/tables/synthetic.csv", (2**31, 2**31))
+    clone.edit(*WEIGHT_DECAY, value=0.1)
+    for _ in range(2):
+        planned = clone.run("snakemake", "--dry-run").stdout
+        assert {"train", "table", "figure"} <= set(re.findall(r"^(\w+) +\d+$", planned, flags=re.MULTILINE))
+    clone.run("git", "checkout", "params.yaml", "results")
+    assert "Nothing to be done" in clone.run("snakemake", "--dry-run").stdout
+
+
+@pytest.mark.parametrize("command", [("snakemake",), ("dvc", "repro")])
+def test_tables_without_a_word_from_snakemake_are_made_again_when_another_comparison_is_asked_for(made, command):
+    shutil.rmtree(made.folder / ".snakemake")
+    made.edit("tables", "synthetic", "comparisons", value=[["tsn/fusion", "st_phase1/fusion"]])
+    assert made.jobs(*command) == Counter(table=1, figure=1)
+    assert "tsn/fusion,st_phase1/fusion" in made.read("results/tables/synthetic_comparisons.csv")
+    assert not made.jobs(*command)
 
 
 def test_a_run_asked_for_by_no_parameter_is_refused_with_a_reason(made):

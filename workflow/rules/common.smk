@@ -2,7 +2,7 @@
 
 from snakemake.exceptions import WorkflowError
 
-from reaction import files, marks, params, plan, specs
+from reaction import committed, files, marks, params, plan, specs
 
 
 def read_params(values):
@@ -15,6 +15,7 @@ def read_params(values):
 PARAMS = read_params(config)
 PLAN = plan.Plan(PARAMS)
 marks.forget(set(plan.KINDS.values()))
+committed.set_back(PLAN)
 
 
 def artifact(kind, wildcards):
@@ -97,3 +98,27 @@ def reads(find):
         return find(PLAN, checked(wildcards))
 
     return paths
+
+
+def unless_set_back(file, made):
+    """An input whose time counts only where `reaction.committed` found what is `made` from it stale."""
+    return file if committed.is_set_back(made) else ancient(file)
+
+
+def claims(wildcards):
+    """The papers of a table."""
+    table = checked(wildcards)
+    record = committed.record_of(table)
+    return [unless_set_back(file, record) for file in specs.papers(PLAN, table)]
+
+
+def drawn_table(wildcards):
+    """The table whose figures are drawn: they are drawn again after it where both are stale."""
+    table = checked(wildcards)
+    curves = f"results/figures/{table}_curves.svg"
+    return unless_set_back(f"results/tables/{table}.csv", curves)
+
+
+def record(wildcards):
+    """What a table is made from, to be kept beside it."""
+    return files.canonical_json(committed.made_from(PLAN, checked(wildcards)))

@@ -1,50 +1,45 @@
+# What both of the next rules write.
+TABLE = dict(
+    csv=report(
+        "results/tables/{table}.csv",
+        caption="../report/table.rst",
+        category="Tables",
+        labels={"table": "{table}", "what": "published and ours"},
+    ),
+    metrics="results/metrics/{table}.json",
+    md="results/tables/{table}.md",
+    tex="results/tables/{table}.tex",
+    comparisons=report(
+        "results/tables/{table}_comparisons.csv",
+        caption="../report/comparisons.rst",
+        category="Tables",
+        labels={"table": "{table}", "what": "ours against ours"},
+    ),
+    record="results/tables/{table}.json",
+)
+
+
 rule table:
     input:
         results=reads(specs.results),
-        papers=reads(specs.papers),
+        papers=claims,
     output:
-        csv=report(
-            "results/tables/{table}.csv",
-            caption="../report/table.rst",
-            category="Tables",
-            labels={"table": "{table}", "what": "published and ours"},
-        ),
-        metrics="results/metrics/{table}.json",
-        md="results/tables/{table}.md",
-        tex="results/tables/{table}.tex",
-        comparisons=report(
-            "results/tables/{table}_comparisons.csv",
-            caption="../report/comparisons.rst",
-            category="Tables",
-            labels={"table": "{table}", "what": "ours against ours"},
-        ),
+        **TABLE,
     log:
         "logs/table/{table}.log",
     localrule: True
     params:
         spec=told(specs.table_spec),
+        record=record,
     shell:
-        "reaction table {output.csv:q} --metrics {output.metrics:q} --spec {params.spec:q} > {log:q} 2>&1"
+        "(reaction table {output.csv:q} --metrics {output.metrics:q} --spec {params.spec:q} && "
+        "reaction freeze {output.record:q} {params.record:q}) > {log:q} 2>&1"
 
 
 # Where `maps:` asks for it, a table beside the table.
 use rule table as table_with_maps with:
     output:
-        csv=report(
-            "results/tables/{table}.csv",
-            caption="../report/table.rst",
-            category="Tables",
-            labels={"table": "{table}", "what": "published and ours"},
-        ),
-        metrics="results/metrics/{table}.json",
-        md="results/tables/{table}.md",
-        tex="results/tables/{table}.tex",
-        comparisons=report(
-            "results/tables/{table}_comparisons.csv",
-            caption="../report/comparisons.rst",
-            category="Tables",
-            labels={"table": "{table}", "what": "ours against ours"},
-        ),
+        **TABLE,
         maps=report(
             "results/tables/{table}_maps.csv",
             caption="../report/maps.rst",
@@ -60,6 +55,7 @@ ruleorder: table_with_maps > table
 
 rule figure:
     input:
+        table=drawn_table,
         histories=reads(specs.histories),
         per_class=reads(specs.per_class),
     output:
