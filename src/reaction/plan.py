@@ -331,7 +331,7 @@ class Plan:
                 "flip": recipe.flip,
             },
             "maps": _entering_maps(method, train_maps),
-        } | ({} if method.trains == "all" else {"trains": method.trains})
+        } | _started(method)
 
     def _maps(self, run: "Run", stream: str, kind: str, part: str = "train") -> Artifact:
         """Attention maps made by the `stream` net that `run`'s method looks at: learned ones know every part."""
@@ -576,6 +576,12 @@ def _unusual(method: Method, recipe: StreamRecipe) -> dict[str, Any]:
     consensus = {} if method.consensus == "average" else {"consensus": method.consensus}
     seen = recipe.model_dump(mode="json", include={"mean_flow", "stride", "frames", "short"}, exclude_defaults=True)
     return consensus | seen
+
+
+def _started(method: Method) -> dict[str, Any]:
+    """What a run does otherwise than train all of a network: written down only where it does."""
+    new = {"new_classifier": True} if method.init_on else {}
+    return new | ({} if method.trains == "all" else {"trains": method.trains})
 
 
 def _fusing(protocol: Protocol) -> dict[str, Any]:

@@ -413,3 +413,58 @@ def test_wrong_settings_are_refused():
 def test_channels():
     assert [RGB.channels, FLOW.channels, Stream("flow", 10).channels, Stream("rgbdiff", 5).channels] == [3, 6, 20, 15]
     assert [RGB.span, FLOW.span, Stream("rgbdiff", 5).span] == [1, 3, 6]
+
+
+def levels(count, first=0):
+    """Grey pictures whose level is first + 5 k everywhere."""
+    return [np.full((HEIGHT, WIDTH), first + 5 * k, np.uint8) for k in range(count)]
+
+
+def shown(view, channels):
+    """The stored level of each picture of a view (C, h, w) of flat ones, picture by picture: (C / channels, channels)."""
+    return np.rint((view.mean(axis=(1, 2)) + 1) * 127.5).astype(int).reshape(-1, channels)
+
+
+def test_a_clip_takes_every_nth_frame_and_plays_a_short_video_again():
+    frames = MemoryShards({"a": rgb_blobs(levels(10))})
+    stream = Stream("rgb", 4, stride=3, loop=True)
+    view = TestClips(videos("a"), frames, stream=stream, segments=1, crops=1, input=INPUT, sampler="tsn")[0]["clip"]
+    assert stream.span == 10
+    assert (shown(view[0].numpy(), 3)[:, 0] // 5).tolist() == [0, 3, 6, 9]
+    long = Stream("rgb", 6, stride=3, loop=True)
+    view = TestClips(videos("a"), frames, stream=long, segments=1, crops=1, input=INPUT, sampler="tsn")[0]["clip"]
+    assert (shown(view[0].numpy(), 3)[:, 0] // 5).tolist() == [0, 3, 6, 9, 2, 5]
+
+
+def test_the_joint_stream_has_each_frame_with_the_fields_after_it():
+    frames = MemoryShards({"a": rgb_blobs(levels(13))})
+    fields = [np.concatenate([a, b]) for a, b in zip(levels(12, 100), levels(12, 50), strict=True)]
+    flow = MemoryShards({"a": [encode_jpeg(field, 100) for field in fields]})
+    stream = Stream("joint", 3, frames=2, loop=True)
+    assert (stream.channels, stream.span) == (2 * 3 + 6 * 2, 6)
+    options = {"stream": stream, "segments": 2, "crops": 1, "input": INPUT, "sampler": "consecutive", "flow": flow}
+    item = TestClips(videos("a"), frames, **options)[0]["clip"].numpy()
+    for view, first in zip(item, (0, 6), strict=True):
+        assert (shown(view[:6], 3)[:, 0] // 5).tolist() == [first, first + 3]
+        x_and_y = shown(view[6:], 2)
+        assert ((x_and_y - [100, 50]) // 5).tolist() == [[first + k] * 2 for k in range(6)]
+
+
+def test_the_joint_stream_flips_its_parts_as_what_they_show():
+    frames = MemoryShards({"a": rgb_blobs(levels(5))})
+    flow = MemoryShards({"a": flow_blobs(flat_fields(4))})
+    stream = Stream("joint", 2)
+    clips = TestClips(videos("a"), frames, stream=stream, segments=1, crops=10, input=INPUT, sampler="tsn", flow=flow)
+    plain, flipped = clips[0]["clip"].numpy()[[4, 9]]
+    np.testing.assert_array_equal(flipped[:3], plain[:3])
+    np.testing.assert_allclose(flipped[3::2], -plain[3::2], atol=1e-6)
+    np.testing.assert_array_equal(flipped[4::2], plain[4::2])
+
+
+def test_the_joint_stream_wants_flow_of_the_same_size():
+    frames, flow = MemoryShards({"a": rgb_blobs(levels(5))}), MemoryShards({"a": flow_blobs(flat_fields(4)[..., :40])})
+    options = {"segments": 1, "crops": 1, "input": INPUT, "sampler": "tsn"}
+    with pytest.raises(ValueError, match="64x48 and 40x48"):
+        TestClips(videos("a"), frames, stream=Stream("joint", 2), flow=flow, **options)[0]
+    with pytest.raises(ValueError, match="goes with 'joint'"):
+        TestClips(videos("a"), frames, stream=Stream("joint", 2), **options)

@@ -109,3 +109,19 @@ def test_refuses_maps_and_an_auxiliary_head():
         TSN(Means())(torch.zeros(1, 1, 3, 4, 4), torch.zeros(1, 1, 1, 4, 4))
     with pytest.raises(ValueError, match="aux=False"):
         TSN(tiny(aux=True))
+
+
+def test_only_the_classifier_trains_and_statistics_stay():
+    torch.manual_seed(0)
+    backbone = InceptionV3(classes=3, width=0.125, dropout=0.5)
+    model = TSN(backbone)
+    model.train_last_only()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    model.train()
+    assert backbone.dropout.training
+    sgd = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, weight_decay=0.1)
+    for _ in range(2):
+        model(torch.randn(4, 1, 3, 96, 96)).square().sum().backward()
+        sgd.step()
+    changed = {name for name, value in model.state_dict().items() if not torch.equal(value, before[name])}
+    assert changed == {"backbone.fc.weight", "backbone.fc.bias"}

@@ -340,3 +340,12 @@ def test_the_progress_line_says_where_how_well_how_fast_and_how_long(tmp_path):
 if __name__ == "__main__":
     loop.SECONDS_BETWEEN_CHECKPOINTS = 0
     run_measured(sys.argv[1], net(), Clips(pause=0.02), report=lambda line: print(line, flush=True))
+
+
+def test_a_network_that_answers_at_every_step_has_the_mean_loss_of_its_steps():
+    torch.manual_seed(0)
+    logits, labels = torch.randn(5, 7, 3), torch.tensor([0, 1, 2, 1, 0])
+    steps = [torch.nn.functional.cross_entropy(logits[:, k], labels, reduction="none") for k in range(7)]
+    torch.testing.assert_close(loop.video_losses(logits, labels), torch.stack(steps).mean(0))
+    right = (logits[:, -1].argmax(1) == labels).sum().item()  # it is the last step that says what a video is
+    assert loop._sums(loop.video_losses(logits, labels), logits, labels)[1].item() == right

@@ -1,6 +1,6 @@
 import pytest
 
-from reaction.training.schedules import learning_rate
+from reaction.training.schedules import in_epochs, learning_rate
 
 
 def thesis(progress, warmup_epochs=0.0):
@@ -27,3 +27,16 @@ def test_no_steps_means_a_constant_rate():
 def test_the_area_under_the_schedule_is_its_closed_form():
     fine = [thesis((k + 0.5) / 100, warmup_epochs=2.0) / 100 for k in range(100 * 300)]
     assert sum(fine) == pytest.approx(1e-3 * (2 / 2 + 28) + 1e-4 * 220 + 1e-5 * 50, rel=1e-9)
+
+
+def test_updates_become_whole_epochs_and_the_rate_falls_where_it_was_to():
+    training = {"updates": 5000, "steps": [3500, 4500], "batch": 96, "factor": 0.1}
+    ours = in_epochs(training, 3570)  # HMDB-51: 38 updates an epoch
+    assert (ours["epochs"], ours["factor"], "updates" in ours) == (132, 0.1, False)
+    assert [step * 38 for step in ours["steps"]] == pytest.approx([3500, 4500])
+    assert in_epochs({"updates": 1, "steps": [], "batch": 96}, 3570)["epochs"] == 1
+    assert in_epochs({"updates": 30, "steps": [], "batch": 10}, 21)["epochs"] == 15  # a last single video is no batch
+
+
+def test_a_length_in_epochs_stays():
+    assert in_epochs({"epochs": 7, "steps": [3], "batch": 96}, 5) == {"epochs": 7, "steps": [3], "batch": 96}

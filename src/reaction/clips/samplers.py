@@ -49,9 +49,7 @@ def test_segments(length: int, segments: int, span: int, rule: str = "tsn") -> n
 test_segments.__test__ = False  # pytest would collect the name
 
 
-def stack_indices(
-    starts: np.ndarray, items: int, available: int, *, stride: int = 1, loop: bool = False
-) -> np.ndarray:
+def stack_indices(starts: np.ndarray, items: int, available: int, *, stride: int = 1, loop: bool = False) -> np.ndarray:
     """Every `stride`-th item from each start on, int64 (segments, items).
 
     Past the end the last item repeats (tsn-pytorch), or with `loop` the video is played again, as often as it takes

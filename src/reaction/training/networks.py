@@ -105,6 +105,8 @@ def load_start(model: TSN, config: Mapping[str, Any], init: str | None) -> dict[
     if init is not None:
         # A single task may go on from several; their classifiers only fit where there are as many again.
         state = _read_model(Path(init)) if "multi_task" in config else _read_own(Path(init))
+        if config.get("new_classifier"):
+            state = state | _new_classifiers(model)
         _fit(model, state, Path(init))
         return {"source": "run", "run": init}
     weights = config["weights"]
@@ -136,6 +138,13 @@ def _read_own(folder: Path) -> dict[str, Tensor]:
     state, frozen = _read_model(folder), read_json(folder / "config.json")
     tasks = tasks_of(frozen)
     return state if tasks is None else tasks.single(state, _last_layer(frozen["config"]), frozen["dataset"])
+
+
+def _new_classifiers(model: TSN) -> dict[str, Tensor]:
+    """The classifiers of `model`, started anew, by name: what a run on other classes has says nothing here."""
+    start_classifier(model.backbone)
+    own = model.state_dict()
+    return {name: own[name] for last in model.last_layers for name in own if name.startswith(f"backbone.{last}.")}
 
 
 def _last_layer(config: Mapping[str, Any]) -> str:
