@@ -420,8 +420,8 @@ def levels(count, first=0):
     return [np.full((HEIGHT, WIDTH), first + 5 * k, np.uint8) for k in range(count)]
 
 
-def shown(view, channels):
-    """The stored level of each picture of a view (C, h, w) of flat ones, picture by picture: (C / channels, channels)."""
+def stored(view, channels):
+    """The stored levels (pictures, channels) of a view (C, h, w) of flat pictures."""
     return np.rint((view.mean(axis=(1, 2)) + 1) * 127.5).astype(int).reshape(-1, channels)
 
 
@@ -430,10 +430,10 @@ def test_a_clip_takes_every_nth_frame_and_plays_a_short_video_again():
     stream = Stream("rgb", 4, stride=3, loop=True)
     view = TestClips(videos("a"), frames, stream=stream, segments=1, crops=1, input=INPUT, sampler="tsn")[0]["clip"]
     assert stream.span == 10
-    assert (shown(view[0].numpy(), 3)[:, 0] // 5).tolist() == [0, 3, 6, 9]
+    assert (stored(view[0].numpy(), 3)[:, 0] // 5).tolist() == [0, 3, 6, 9]
     long = Stream("rgb", 6, stride=3, loop=True)
     view = TestClips(videos("a"), frames, stream=long, segments=1, crops=1, input=INPUT, sampler="tsn")[0]["clip"]
-    assert (shown(view[0].numpy(), 3)[:, 0] // 5).tolist() == [0, 3, 6, 9, 2, 5]
+    assert (stored(view[0].numpy(), 3)[:, 0] // 5).tolist() == [0, 3, 6, 9, 2, 5]
 
 
 def test_the_joint_stream_has_each_frame_with_the_fields_after_it():
@@ -445,8 +445,8 @@ def test_the_joint_stream_has_each_frame_with_the_fields_after_it():
     options = {"stream": stream, "segments": 2, "crops": 1, "input": INPUT, "sampler": "consecutive", "flow": flow}
     item = TestClips(videos("a"), frames, **options)[0]["clip"].numpy()
     for view, first in zip(item, (0, 6), strict=True):
-        assert (shown(view[:6], 3)[:, 0] // 5).tolist() == [first, first + 3]
-        x_and_y = shown(view[6:], 2)
+        assert (stored(view[:6], 3)[:, 0] // 5).tolist() == [first, first + 3]
+        x_and_y = stored(view[6:], 2)
         assert ((x_and_y - [100, 50]) // 5).tolist() == [[first + k] * 2 for k in range(6)]
 
 

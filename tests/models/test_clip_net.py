@@ -51,5 +51,7 @@ def test_a_joint_net_gets_frames_and_flow():
     clip = torch.randn(3, 1, 2 * 3 + 8 * 2, 6, 6)
     net(clip)
     rgb, flow = net.backbone.clips
-    assert torch.equal(rgb, as_time(clip[:, 0, :6], 3)) and rgb.shape == (3, 3, 2, 6, 6)
-    assert torch.equal(flow, as_time(clip[:, 0, 6:], 2)) and flow.shape == (3, 2, 8, 6, 6)
+    assert torch.equal(rgb, as_time(clip[:, 0, :6], 3))
+    assert rgb.shape == (3, 3, 2, 6, 6)
+    assert torch.equal(flow, as_time(clip[:, 0, 6:], 2))
+    assert flow.shape == (3, 2, 8, 6, 6)
