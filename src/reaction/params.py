@@ -448,6 +448,16 @@ class Table(Model):
         return self.model_copy(update={"dataset": dataset, "methods": rows, "comparisons": own})
 
 
+class NetworkTable(Model):
+    """A table of networks and of what they see of a video, without results: Carreira & Zisserman 2017, table 1."""
+
+    rows: dict[str, str] = Field(description="method to the protocol it is tested by, at the papers' own size")
+    classes: Positive
+    fps: Positive = Field(description="of the videos, which turns frames into seconds")
+    paper: str
+    claims: str = Field(description="which of the paper's tables it is set beside")
+
+
 class Shown(Model):
     """One frame of a video, counted from 0, that a figure shows."""
 
@@ -490,6 +500,7 @@ class Params(Model):
     scales: dict[str, Scale]
     protocols: dict[str, Protocol]
     tables: dict[str, Table]
+    network_tables: dict[str, NetworkTable] = {}
     figures: dict[str, Figures] = {}
 
     @field_validator("methods", mode="before")
@@ -514,6 +525,10 @@ class Params(Model):
         for name, table in self.tables.items():
             for part in table.parts:
                 self._check_table(f"tables.{name}", part)
+        for name, table in self.network_tables.items():
+            for method, protocol in table.rows.items():
+                _known(f"network_tables.{name}.rows", method, self.methods)
+                _known(f"network_tables.{name}.rows.{method}", protocol, self.protocols)
         for name, figures in self.figures.items():
             self._check_figures(f"figures.{name}", figures)
         return self

@@ -22,6 +22,7 @@ from reaction.params import (
     Scale,
     StreamRecipe,
     Table,
+    Weights,
     of_row,
 )
 from reaction.recipes import RECIPES
@@ -304,25 +305,14 @@ class Plan:
     def _run_config(self, run: "Run", stream: str, train_maps: str | None) -> dict[str, Any]:
         method, scale = self.params.methods[run.method], self.params.scales[run.scale]
         recipe = method.streams[stream]
-        weights = self.params.weights[scale.weights or recipe.weights or method.weights]
+        weights = self._weights(run, stream)
         return {
             "method": run.method,
             "stream": stream,
             "split": split_name(run.split),
             "seed": run.seed,
             "scale": run.scale,
-            "network": {
-                "backbone": method.backbone,
-                "width": scale.width,
-                "input": scale.input or method.input,
-                "dropout": recipe.dropout if scale.dropout is None else scale.dropout,
-                "partial_bn": method.partial_bn and weights.source != "none",
-                "segments": method.segments,
-                "stack": _stack(method, stream, scale),
-                "entry": method.map.entry if method.map else None,
-                "map_channel": method.map.channel if method.map else None,
-            }
-            | _unusual(method, recipe),
+            "network": self.network(run, stream),
             "weights": weights.model_dump(mode="json"),
             "training": _training(recipe, scale),
             "augmentation": {
@@ -332,6 +322,26 @@ class Plan:
             },
             "maps": _entering_maps(method, train_maps),
         } | _started(method)
+
+    def network(self, run: "Run", stream: str) -> dict[str, Any]:
+        """What `reaction.training.networks.build_network` builds, and how a video enters it."""
+        method, scale = self.params.methods[run.method], self.params.scales[run.scale]
+        recipe, weights = method.streams[stream], self._weights(run, stream)
+        return {
+            "backbone": method.backbone,
+            "width": scale.width,
+            "input": scale.input or method.input,
+            "dropout": recipe.dropout if scale.dropout is None else scale.dropout,
+            "partial_bn": method.partial_bn and weights.source != "none",
+            "segments": method.segments,
+            "stack": _stack(method, stream, scale),
+            "entry": method.map.entry if method.map else None,
+            "map_channel": method.map.channel if method.map else None,
+        } | _unusual(method, recipe)
+
+    def _weights(self, run: "Run", stream: str) -> Weights:
+        method, scale = self.params.methods[run.method], self.params.scales[run.scale]
+        return self.params.weights[scale.weights or method.streams[stream].weights or method.weights]
 
     def _maps(self, run: "Run", stream: str, kind: str, part: str = "train") -> Artifact:
         """Attention maps made by the `stream` net that `run`'s method looks at: learned ones know every part."""
@@ -438,7 +448,7 @@ class Plan:
             "stream": stream,
             "split": split_name(run.split),
             "seed": run.seed,
-            "protocol": _views(protocol),
+            "protocol": views(protocol),
             "protocol_name": run.protocol,
             "before_softmax": protocol.before_softmax,
             "maps": _entering_maps(method, reads),
@@ -528,7 +538,7 @@ def _stack(method: Method, stream: str, scale: Scale) -> int:
     return scale.stack if scale.stack is not None and stream == "flow" else stack
 
 
-def _views(protocol: Protocol) -> dict[str, Any]:
+def views(protocol: Protocol) -> dict[str, Any]:
     """What of a protocol says which views a video gets."""
     views = protocol.model_dump(mode="json", include={"segments", "crops", "sampler"})
     return views if protocol.stack is None else views | {"stack": protocol.stack}

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from reaction.params import MODALITY, Dataset, Figures, Params, Table, of_row
-from reaction.plan import KINDS, Artifact, Plan, Result, Run, shown
+from reaction.plan import KINDS, Artifact, Plan, Result, Run, shown, views
 
 
 def table_spec(plan: Plan, name: str) -> dict[str, Any]:
@@ -25,6 +25,26 @@ def results(plan: Plan, name: str) -> list[str]:
 def papers(plan: Plan, name: str) -> list[str]:
     """The files of the papers whose claims a table shows."""
     return [f"workflow/papers/{paper}.yaml" for paper in plan.params.tables[name].papers]
+
+
+def network_spec(plan: Plan, name: str) -> dict[str, Any]:
+    """What the `network_table` command needs to know, as JSON."""
+    table = plan.params.network_tables[name]
+    return {
+        "paper": f"workflow/papers/{table.paper}.yaml",
+        "claims": table.claims,
+        "classes": table.classes,
+        "fps": table.fps,
+        "rows": [_network_row(plan, *row) for row in table.rows.items()],
+    }
+
+
+def _network_row(plan: Plan, method: str, protocol: str) -> dict[str, Any]:
+    run = Run("", method, 1, 0, "paper", protocol)
+    streams = [
+        {"stream": stream, "network": plan.network(run, stream)} for stream in plan.params.methods[method].streams
+    ]
+    return {"method": method, "streams": streams, "protocol": views(plan.params.protocols[protocol])}
 
 
 def _part_spec(plan: Plan, name: str, table: Table) -> dict[str, Any]:

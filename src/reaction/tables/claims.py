@@ -53,6 +53,22 @@ class Claim(Strict):
         return self
 
 
+class PublishedNetwork(Strict):
+    """What a paper says of a network itself: its size, and how many frames and fields of how many seconds it sees."""
+
+    table: str
+    method: str = Field(description="the method of ours")
+    name: str = Field(description="the name the paper's table gives")
+    parameters: str = Field(description="with the paper's unit and digits")
+    train_rgb: int
+    train_flow: int
+    train_seconds: float
+    test_rgb: int
+    test_flow: int
+    test_seconds: float
+    source: str
+
+
 class Paper(Strict):
     paper: str = Field(description="the key: first author and year")
     title: str
@@ -60,6 +76,7 @@ class Paper(Strict):
     year: int
     url: str | None = Field(description="null where we know no lasting address")
     contradictions: tuple[str, ...]
+    networks: tuple[PublishedNetwork, ...] = ()
     claims: tuple[Claim, ...]
 
 
