@@ -140,3 +140,10 @@ def test_freezing_the_same_config_gives_the_same_bytes(tmp_path):
     for name, text in (("one", json.dumps(values)), ("two", canonical_json(values))):
         main(["freeze", str(tmp_path / name), text])
     assert (tmp_path / "one").read_bytes() == (tmp_path / "two").read_bytes()
+
+
+@pytest.mark.parametrize(("said", "seen"), [([], "3"), (["--gpus", "0"], ""), (["--gpus", "2"], "3")])
+def test_a_command_without_gpus_sees_none(said, seen, tmp_path, monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3")
+    assert main([*said, "freeze", str(tmp_path / "config.json"), "{}"]) == 0
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == seen

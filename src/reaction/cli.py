@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,6 +12,8 @@ UNFINISHED = 75  # sysexits' EX_TEMPFAIL: stopped before the end on purpose, run
 
 def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
+    if options.gpus == 0:
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""  # before PyTorch is imported, which looks once
     try:
         return options.run(options) or 0
     except (ValueError, OSError) as error:
@@ -23,8 +26,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="reaction", description=__doc__)
     parser.add_argument("--traceback", action="store_true", help="show where an error came from")
+    parser.add_argument("--gpus", type=int, metavar="N", help="0 hides those of this machine; unsaid: any that is seen")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for phase in (_data, _features, _training, _attention, _evaluation, _tables, _networks, _housekeeping):
+        phase(commands)
+    return parser
 
+
+def _data(commands) -> None:
     freeze = commands.add_parser("freeze", help="write an artifact's config.json")
     freeze.add_argument("config", type=Path)
     freeze.add_argument("frozen", help="the frozen config, as JSON")
@@ -35,55 +44,67 @@ def _parser() -> argparse.ArgumentParser:
     index = _on_folder(commands, "index", "decode every video once; write the index and the splits", _index)
     _threads(index)
 
+
+def _features(commands) -> None:
     _on_shard(commands, "frames", "extract RGB frames", _frames)
     flow = _on_shard(commands, "flow", "compute TV-L1 flow", _flow)
     flow.add_argument("--backend", default="auto", help="native, gpu, torch, opencv, opencv-cuda; unsaid: the fastest")
 
+
+def _training(commands) -> None:
     train = _on_folder(commands, "train", "train one stream", _train)
     train.add_argument("--checkpoints", type=Path, required=True, help="resume states go here")
     _workers(train)
     train.add_argument("--stop-after", type=float, help="minutes; save and leave with status 75 before they are over")
     _threads(train)
 
+
+def _attention(commands) -> None:
     _on_shard(commands, "gradcam", "compute Grad-CAM maps of a trained run", _gradcam)
     _threads(_on_folder(commands, "attention_net", "train the network that predicts the maps", _attention_net))
     _on_shard(commands, "attend", "predict maps with an attention network", _attend)
     _threads(_on_folder(commands, "agree", "measure how far predicted maps are from the Grad-CAM they imitate", _agree))
 
+
+def _evaluation(commands) -> None:
     score = _on_folder(commands, "score", "score the test videos and evaluate them", _score)
     _workers(score)
     _threads(score)
-    _on_folder(commands, "fuse", "fuse the scores of two streams and evaluate them", _fuse)
+    _on_folder(commands, "fuse", "fuse the scores of streams and evaluate them", _fuse)
 
+
+def _tables(commands) -> None:
     table = commands.add_parser("table", help="set published numbers beside ours")
     table.add_argument("csv", type=Path)
     table.add_argument("--spec", required=True, type=json.loads, help="what the table holds, as JSON")
     table.add_argument("--metrics", type=Path, help="where our numbers go by name, as JSON; unsaid: nowhere")
     table.set_defaults(run=_table)
-
     figure = commands.add_parser("figure", help="draw a table's training curves and accuracies per class")
     figure.add_argument("stem", type=Path, help="what the files' names begin with")
     figure.add_argument("--spec", required=True, type=json.loads, help="what is drawn, as JSON")
     figure.set_defaults(run=_figure)
-
     thesis = commands.add_parser("thesis_figures", help="draw the figures of the thesis")
     thesis.add_argument("stem", type=Path, help="what the files' names begin with")
     thesis.add_argument("--spec", required=True, type=json.loads, help="what is drawn, as JSON")
     thesis.set_defaults(run=_thesis_figures)
 
+
+def _networks(commands) -> None:
+    verify = commands.add_parser("verify", help="set networks' parameters and multiply-adds beside the published ones")
+    verify.set_defaults(run=_verify)
+
+
+def _housekeeping(commands) -> None:
     ls = commands.add_parser("ls", help="list artifacts: what they are, their size, whether params.yaml asks for them")
     ls.set_defaults(run=_ls)
     gc = commands.add_parser("gc", help="remove artifacts that params.yaml no longer asks for")
     gc.add_argument("--delete", action="store_true", help="really remove them; without it they are only listed")
     gc.set_defaults(run=_gc)
-    verify = commands.add_parser("verify", help="set networks' parameters and multiply-adds beside the published ones")
-    verify.set_defaults(run=_verify)
     check = commands.add_parser("check", help="say what this machine lacks, and what that costs")
     check.set_defaults(run=_check)
     doctor = commands.add_parser("doctor", help="say what this machine has, and whether it can make tables")
     doctor.add_argument("tables", nargs="*", metavar="TABLE", help="unsaid: those under `reproduce:` in params.yaml")
     doctor.set_defaults(run=_doctor)
-    return parser
 
 
 def _on_folder(commands, name: str, text: str, run) -> argparse.ArgumentParser:

@@ -67,6 +67,16 @@ def test_only_a_table_that_asks_for_maps_has_a_table_of_them(shipped):
             assert (done.returncode == 0) == described.get("maps", False), done.stdout
 
 
+def test_a_command_is_told_the_gpus_that_its_rule_asks_for(shipped):
+    """None at a reduced scale, whatever the machine has; flow's is for the profile to give."""
+    for table, gpus, flow in (("synthetic", 0, 0), ("jhmdb21", 1, 1)):
+        command = ("snakemake", f"results/tables/{table}.csv", "--dry-run", "--printshellcmds")
+        output = shipped.run(*command, "--set-resources", f"flow:gpu={flow}").stdout
+        told = set(re.findall(r"reaction --gpus (\d) (\w+)", output))
+        rules = ("train", "gradcam", "attention_net", "attend", "score")
+        assert told == {(str(gpus), rule) for rule in rules} | {(str(flow), "flow")}
+
+
 def test_an_unknown_table_is_refused_with_the_known_ones(shipped):
     done = shipped.run("snakemake", "results/tables/hmdb15.csv", "--dry-run", check=False)
     assert done.returncode != 0

@@ -36,7 +36,8 @@ def needs(kind):
     return paths
 
 
-# Nets of a reduced scale are too small to share among threads or to be worth a GPU: they run side by side instead.
+# Nets of a reduced scale are too small to share among threads or to be worth a GPU: they run side by side instead. A
+# command is told its GPUs, since PyTorch takes any that it sees, also one that another job was given.
 def by_scale(kind, paper, reduced):
     def choose(wildcards):
         made = artifact(kind, wildcards)

@@ -32,10 +32,12 @@ rule flow:
     wildcard_constraints:
         name="flow-.+",
     threads: 1
+    # The native kernel needs none. Where there is no such kernel, or GPUs to spare, a profile says `flow: {gpu: 1}`.
     resources:
+        gpu=0,
         mem="4GB",
         runtime="12h",
     params:
         folder=subpath(output[0], parent=True),
     shell:
-        "reaction flow {params.folder:q} --shard {wildcards.shard} --threads {threads} > {log:q} 2>&1"
+        "reaction --gpus {resources.gpu} flow {params.folder:q} --shard {wildcards.shard} --threads {threads} > {log:q} 2>&1"
