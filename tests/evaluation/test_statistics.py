@@ -12,6 +12,7 @@ from reaction.evaluation.statistics import (
     exact_binomial,
     mcnemar,
     paired_bootstrap,
+    seed_error,
     spread,
     unanimous,
 )
@@ -55,6 +56,45 @@ def test_pairing_removes_what_both_share():
     assert paired.high - paired.low == pytest.approx(2 * poisson_half, rel=0.2)
     assert paired.low > 0
     assert bootstrap(accuracy(better), 400).low < shared.mean()  # unpaired, nothing shows
+
+
+def nothing(drawn):
+    return np.zeros(len(drawn))
+
+
+def test_where_the_videos_agree_the_seeds_alone_give_student_s_interval():
+    """Three seeds: mean ± 4.303 s / sqrt(3) (Student 1908, table of 2 degrees of freedom)."""
+    gains = [0.02, -0.01, 0.05]
+    mean, half = np.mean(gains), 4.303 * np.std(gains, ddof=1) / math.sqrt(3)
+    error = seed_error([gains])
+    assert error == pytest.approx((np.std(gains, ddof=1) / math.sqrt(3), 2))
+    interval = paired_bootstrap(lambda drawn: np.full(len(drawn), mean), nothing, 7, error)
+    assert tuple(interval) == pytest.approx((mean - half, mean + half), abs=0.02 * half)
+
+
+def test_seeds_of_several_splits_are_pooled_and_a_single_one_says_nothing():
+    splits = [[0.0, 0.1, 0.2], [0.3, 0.5, 0.7]]
+    assert seed_error(splits) == pytest.approx((math.sqrt(0.01 / 3 + 0.04 / 3) / 2, 4))
+    assert seed_error([[0.1, 0.2], [0.3]]) is None
+    statistic = accuracy(np.arange(50) % 3 == 0)
+    once = paired_bootstrap(statistic, nothing, 50)
+    alike = paired_bootstrap(statistic, nothing, 50, seed_error([[0.4, 0.4, 0.4]]))
+    assert tuple(alike) == pytest.approx(tuple(once)), "seeds that agree add nothing"
+
+
+@pytest.mark.parametrize(("of_groups", "of_seeds"), [(0.3, 0.0), (0.0, 0.1), (0.3, 0.05), (0.1, 0.03)])
+def test_an_interval_over_groups_and_seeds_covers_what_it_says(of_groups, of_seeds):
+    """Differences of 30 groups under 3 seeds: an effect of each group, one of each seed, and one of each pair."""
+    rng, covered = np.random.default_rng(5), []
+    for number in range(400):
+        effects = of_groups * rng.normal(size=(30, 1)) + of_seeds * rng.normal(size=3) + 0.2 * rng.normal(size=(30, 3))
+        found = accuracy(effects.mean(axis=1)), nothing, 30
+        error = seed_error([effects.mean(axis=0)])
+        intervals = [paired_bootstrap(*found, seeds, seed=number, draws=300) for seeds in (error, None)]
+        covered.append([one.low <= 0 <= one.high for one in intervals])
+    both, groups_alone = np.mean(covered, axis=0)
+    assert 0.94 <= both <= 0.995
+    assert groups_alone < (0.5 if of_seeds == 0.1 else 0.97), "without the seeds it claims too much"
 
 
 def test_exact_binomial_against_the_published_example_and_closed_forms():

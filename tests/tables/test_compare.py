@@ -230,7 +230,9 @@ def test_comparisons_are_paired_and_put_into_words():
     assert (forward.first, forward.second, forward.splits, forward.n) == ("new/rgb", "old/rgb", "1", 300)
     assert backward.words == forward.words.replace("higher", "lower")
     most = 100 * exact_binomial(0, 300).high
-    assert same.words == f"no difference shown at n = 300: {most:.2f} lower to {most:.2f} higher is possible"
+    assert (
+        same.words == f"no difference shown at n = 300 and 2 seeds: {most:.2f} lower to {most:.2f} higher is possible"
+    )
     assert (same.low, same.high) == pytest.approx((-most, most)), "no two hits differ, and still 300 videos are few"
 
 
@@ -266,6 +268,22 @@ def test_a_comparison_of_several_runs_tells_how_far_they_differ():
     assert pair.difference_std == pytest.approx(np.std([5, 30], ddof=1))
     [single] = pair_of(runs[::2])
     assert (single.difference, single.difference_std, single.runs) == (pytest.approx(5), None, 1)
+
+
+def test_seeds_that_differ_a_lot_widen_the_interval_of_a_comparison():
+    """In every seed all videos but a few agree, so that the videos alone would be sure of the gain."""
+    right = {("new", 0): 58, ("new", 1): 42, ("new", 2): 56, ("old", 0): 40, ("old", 1): 40, ("old", 2): 40}
+    runs = [result(hits(many, 100), method=name, seed=seed) for (name, seed), many in right.items()]
+    [pair] = pair_of(runs)
+    assert (pair.difference, pair.runs, pair.seeds) == (pytest.approx(12), 3, 3)
+    half = 4.303 * np.std([18, 2, 16], ddof=1) / 3**0.5
+    assert (pair.low, pair.high) == pytest.approx((12 - half, 12 + half), abs=2), "the videos add next to nothing"
+    assert pair.low < 0
+    assert pair.words.startswith("no difference shown at n = 100 and 3 seeds: ")
+    [single] = pair_of(runs[::3])
+    assert single.words.startswith("higher by 18.00 (")
+    assert single.words.endswith("at n = 100"), "of these two networks"
+    assert single.seeds == 1
 
 
 def test_split_sets_keep_single_splits_and_means_apart():

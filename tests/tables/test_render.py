@@ -211,15 +211,20 @@ def test_errors_name_the_key_or_the_file(spec, change, message):
 
 
 def test_a_p_value_keeps_its_digits_and_an_empty_one_its_silence(spec):
-    measured = {"difference": 5.0, "difference_std": 2.0, "low": 1.0, "high": 9.0, "n": 100, "runs": 2}
+    measured = {"difference": 5.0, "difference_std": 2.0, "low": 1.0, "high": 9.0, "n": 100, "runs": 2, "seeds": 2}
     tested = {"gained": 20, "lost": 4, "mcnemar": 1.5441e-3, "mcnemar_runs": "split 1"}
     pairs = [Comparison("a/rgb", "b/rgb", "1", "top1", **measured, **tested, words="higher")]
     assert to_csv(Comparison, pairs).splitlines()[1] == (
-        "a/rgb,b/rgb,1,top1,5.00,2.00,1.00,9.00,100,2,20,4,0.00154,split 1,higher"
+        "a/rgb,b/rgb,1,top1,5.00,2.00,1.00,9.00,100,2,2,20,4,0.00154,split 1,higher"
     )
     text = to_markdown(read_spec(spec), [], pairs)
-    assert "| a/rgb | b/rgb   | 1      | +5.00 ± 2.00 (2) |    0.0015 | higher   |" in text
-    assert "McNemar p: exact" in text
+    assert "| a/rgb | b/rgb   | 1      | +5.00 ± 2.00 (2) |                 0.0015 | higher   |" in text
+    assert "McNemar p (these runs): exact" in text
+    assert "bootstrap over videos and seeds allows" in text
+    assert "Student's t" in text
+    single = to_markdown(read_spec(spec), [], [replace(pairs[0], seeds=1)])
+    assert "over videos allows, for these trained networks" in single
+    assert "Student" not in single
     grouped = to_markdown(read_spec(spec), [], [replace(pairs[0], mcnemar=None)])
     assert "McNemar" not in grouped
 

@@ -1,8 +1,14 @@
-"""How sure an accuracy is: intervals over videos, spread over runs.
+"""How sure an accuracy is: intervals over videos and seeds, spread over runs.
 
 A bootstrap draws whole videos, or whole groups of them where the videos of a group stand or fall together. Clips cut
 from one film resemble each other, so the true uncertainty of HMDB-51 or UCF-101 is somewhat larger than an interval
-over videos; no interval says anything about other seeds, which `spread` does.
+over videos.
+
+Networks trained with other seeds would score otherwise, too. Seeds are few, and drawing three of three with replacement
+never leaves the range of the three, which holds the truth three times in four. So the mean over seeds is drawn from
+Student's t around what was found, as wide as the seeds' own spread (`seed_error`). Where the seeds alone are uncertain
+that is the t interval, where the videos alone are, the bootstrap's; what a single network's luck on single videos
+gives is counted by both, which errs towards too wide.
 """
 
 import math
@@ -19,6 +25,13 @@ Statistic = Callable[[NDArray], NDArray]
 class Interval(NamedTuple):
     low: float
     high: float
+
+
+class SeedError(NamedTuple):
+    """The standard error of a mean that other seeds would give, and its degrees of freedom."""
+
+    error: float
+    freedom: int
 
 
 def accuracy(hits: NDArray) -> Statistic:
@@ -39,15 +52,25 @@ def _ratio(part: NDArray, whole: NDArray) -> NDArray:
 
 
 def bootstrap(
-    statistic: Statistic, n: int, *, seed: int = 0, draws: int = 2000, level: float = 0.95, chunk: int = 100
+    statistic: Statistic,
+    n: int,
+    *,
+    seeds: SeedError | None = None,
+    seed: int = 0,
+    draws: int = 2000,
+    level: float = 0.95,
+    chunk: int = 100,
 ) -> Interval:
     """The percentile interval of a statistic over n videos, or groups, drawn n times with replacement (Efron 1979).
 
-    The draws depend on `seed` and n alone. Draws on which the statistic is undefined are left out.
+    With `seeds` each draw is of other seeds as well. The draws depend on `seed` and n alone. Draws on which the
+    statistic is undefined are left out.
     """
     rng = np.random.default_rng(seed)
     sizes = [min(chunk, draws - start) for start in range(0, draws, chunk)]
     values = np.concatenate([statistic(_drawn(n, size, rng)) for size in sizes])
+    if seeds is not None:
+        values += seeds.error * _students(seeds.freedom, draws, rng)
     tail = (1 - level) / 2
     low, high = np.nanquantile(values, [tail, 1 - tail])
     return Interval(float(low), float(high))
@@ -58,9 +81,31 @@ def _drawn(n: int, draws: int, rng: np.random.Generator) -> NDArray:
     return np.bincount(chosen.ravel(), minlength=draws * n).reshape(draws, n).astype(np.float64)
 
 
-def paired_bootstrap(first: Statistic, second: Statistic, n: int, **options: float) -> Interval:
-    """The interval of `first - second` with both seeing the same draws; options as `bootstrap`'s."""
-    return bootstrap(lambda drawn: first(drawn) - second(drawn), n, **options)
+def _students(freedom: int, draws: int, rng: np.random.Generator) -> NDArray:
+    """Draws of Student's t in random order, as evenly as they fall; its tails are too long for a few thousand."""
+    many = rng.standard_t(freedom, 100 * draws)
+    return rng.permutation(np.quantile(many, (np.arange(draws) + 0.5) / draws))
+
+
+def seed_error(values: Sequence[Sequence[float]]) -> SeedError | None:
+    """Of the mean over splits of the mean over seeds, from each split's value per seed.
+
+    None where a split has one seed only, which says nothing of others.
+    """
+    if min(map(len, values)) < 2:
+        return None
+    error = math.sqrt(sum(np.var(of_split, ddof=1) / len(of_split) for of_split in values)) / len(values)
+    return SeedError(error, sum(len(of_split) - 1 for of_split in values))
+
+
+def paired_bootstrap(
+    first: Statistic, second: Statistic, n: int, seeds: SeedError | None = None, **options: float
+) -> Interval:
+    """The interval of `first - second` with both seeing the same draws; `seeds` are of the difference.
+
+    Options as `bootstrap`'s.
+    """
+    return bootstrap(lambda drawn: first(drawn) - second(drawn), n, seeds=seeds, **options)
 
 
 def unanimous(difference: float, n: int) -> Interval:

@@ -115,13 +115,14 @@ class Row:
 
 @dataclass(frozen=True)
 class Comparison:
-    """`first` minus `second` in points, with its paired 95 % bootstrap interval over the n videos of both.
+    """`first` minus `second` in points, with its paired 95 % bootstrap interval over the n videos of both and `seeds`.
 
-    The interval holds for these `runs`, pairs of equal split and seed; how far they differ from each other, and so what
-    other seeds might give, says `difference_std`, the deviation of their differences. It is empty for a single pair.
-    `gained` and `lost` count, over all runs, the videos that only `first` or only `second` has right; `mcnemar` is the
-    p-value of McNemar's exact test, of several runs combined by `statistics.combined_p`, and `mcnemar_runs` says both
-    of every run. They are empty where videos are drawn by groups, since the test takes videos for independent.
+    Of one seed the interval holds for these networks alone; of several (in every split) it counts what others would
+    give. `runs` are pairs of equal split and seed, and `difference_std` is the deviation of their differences, empty
+    for a single pair. `gained` and `lost` count, over all runs, the videos that only `first` or `second` has right;
+    `mcnemar` is the p-value of McNemar's exact test for these networks, of several runs combined by
+    `statistics.combined_p`, and `mcnemar_runs` says both of every run. They are empty where videos are drawn by groups,
+    since the test takes videos for independent.
     """
 
     first: str
@@ -134,6 +135,7 @@ class Comparison:
     high: float | None = None
     n: int = 0
     runs: int = 0
+    seeds: int = 0
     gained: int | None = None
     lost: int | None = None
     mcnemar: float | None = field(default=None, metadata={"format": ".3g"})
@@ -372,28 +374,36 @@ def _compared(first: Sequence[Result], second: Sequence[Result]) -> dict[str, An
     once = np.ones((1, len(positions)))
     difference = float((sides[0](once) - sides[1](once))[0])
     n = len({video for result in (*first, *second) for video in result.predictions.videos})
-    deviation = statistics.spread(_differences(first, second))
+    differences = _differences(first, second)
+    deviation = statistics.spread([one for of_split in differences for one in of_split])
+    seeds = statistics.seed_error(differences)
     known = {
         "difference": 100 * difference,
         "difference_std": None if deviation is None else 100 * deviation,
         "n": n,
         "runs": len(first),
+        "seeds": min(map(len, differences)),
     }
     if len(positions) < 2:
         return known | {"words": "too few videos to say"}
-    interval = statistics.paired_bootstrap(*sides, len(positions))
+    interval = statistics.paired_bootstrap(*sides, len(positions), seeds)
     if interval.high - interval.low < 1e-9:  # but for rounding every draw gives the same difference
         interval = statistics.unanimous(difference, len(positions))
     low, high = 100 * interval.low, 100 * interval.high
     size = f"n = {n}" + (f" in {len(positions)} groups" if first[0].groups else "")
+    size += f" and {known['seeds']} seeds" if seeds else ""
     words = _words(100 * difference, low, high, size) + _oracles(first, second)
     return known | {"low": low, "high": high, "words": words}
 
 
-def _differences(first: Sequence[Result], second: Sequence[Result]) -> list[float]:
-    """Of each pair of runs with equal split and seed, what the first gains, a fraction."""
+def _differences(first: Sequence[Result], second: Sequence[Result]) -> list[list[float]]:
+    """What the first side gains, a fraction: of each split a list, with each pair of runs of equal seed."""
     partner = {(result.split, result.seed): result for result in second}
-    return [_value([one], "top1") - _value([partner[one.split, one.seed]], "top1") for one in first]
+    gains: dict[int, list[float]] = {}
+    for one in first:
+        gain = _value([one], "top1") - _value([partner[one.split, one.seed]], "top1")
+        gains.setdefault(one.split, []).append(gain)
+    return list(gains.values())
 
 
 def _words(difference: float, low: float, high: float, size: str) -> str:

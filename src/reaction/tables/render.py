@@ -19,7 +19,8 @@ from reaction.tables.compare import Comparison, Result, Row, TableSpec, build_co
 
 COLUMNS = ("method", "stream", "splits", "metric", "published", "source", "ours", "95 %", "n", "chance")
 VERDICT_COLUMNS = ("difference", "verdict", "why")
-COMPARED = ("ours", "against", "splits", "difference", "McNemar p", "in words")
+MCNEMAR = "McNemar p (these runs)"
+COMPARED = ("ours", "against", "splits", "difference", MCNEMAR, "in words")
 MAPS = ("method", "stream", "split", "part", "bce", "floor", "constant", "correlation", "IoU", "n")
 SAID_ONCE = ("splits", "metric", "n", "chance", "verdict")  # where all rows have the same, it is said above them
 NUMBERS = {"published", "ours", "95 %", "n", "chance", "difference", "low", "high"}
@@ -154,7 +155,7 @@ def to_markdown(
     parts.append(_legend(spec, rows))
     if comparisons:
         parts.append("## Against each other")
-        parts.append(_aligned(*_filled(COMPARED, [_sides(pair) for pair in comparisons]), {"difference", "McNemar p"}))
+        parts.append(_aligned(*_filled(COMPARED, [_sides(pair) for pair in comparisons]), {"difference", MCNEMAR}))
         parts.append(_comparisons_legend(spec, comparisons))
     if maps:
         parts.append("## Learned attention maps")
@@ -216,23 +217,24 @@ def _sides(pair: Comparison) -> list[str]:
 
 
 def _comparisons_legend(spec: TableSpec, comparisons: Sequence[Comparison]) -> str:
-    several, tested = (
-        any(getattr(pair, key) is not None for pair in comparisons) for key in ("difference_std", "mcnemar")
-    )
+    seeds = {pair.seeds for pair in comparisons if pair.runs}
+    several = max(seeds, default=0) > 1
+    drawn = f"{spec.resample}s and seeds allows" if several else f"{spec.resample}s allows, for these trained networks"
     lines = [
-        f"In words: what the 95 % interval of a paired bootstrap over {spec.resample}s allows, for these trained "
-        "networks; of twenty comparisons without a difference one shows some by chance."
+        f"In words: what the 95 % interval of a paired bootstrap over {drawn}; of twenty comparisons without a "
+        "difference one shows some by chance."
     ]
     if several:
+        lines.append("The mean over seeds is drawn from Student's t, as wide as these seeds lie apart.")
+    if several and 1 in seeds:
+        lines.append("Where the words name no seeds there is one, and they are about these networks alone.")
+    if any(pair.difference_std is not None for pair in comparisons):
+        lines.append("Difference: ± standard deviation over (pairs of runs with equal split and seed).")
+    if any(pair.mcnemar is not None for pair in comparisons):
         lines.append(
-            "Difference: ± standard deviation over (pairs of runs with equal split and seed). The interval knows "
-            "nothing of other seeds: where the deviation is as large as the difference, they may turn it round."
-        )
-    if tested:
-        lines.append(
-            "McNemar p: exact and two-sided, over the videos that one side alone has right; of several runs twice the "
-            "mean of their p, a cautious bound that holds however much they depend on each other. The CSV has every "
-            "run's."
+            f"{MCNEMAR}: exact and two-sided, over the videos that one side alone has right; of several runs twice the "
+            "mean of their p, a cautious bound that holds however much they depend on each other. It says nothing of "
+            "other seeds. The CSV has every run's."
         )
     return " ".join(lines)
 
