@@ -206,6 +206,7 @@ def test_alternation_follows_algorithm_1():
     assert first.config["maps"] == {"source": "constant", "value": 0.1}
     assert number("flow", 0).inputs["maps"].inputs["run"] is first
     assert last.inputs["maps"].inputs["run"] is number("flow", 2)
+    assert last.inputs["maps"].name == "gradcam-true-Mixed_6e-odd-flow-split1-seed0-tiny-round2"
     assert last.inputs["init"] is number("rgb", 2)
     assert last.config["training"]["first_epoch"] == 24
     assert last.config["training"]["epochs"] == epochs - 24

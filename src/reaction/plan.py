@@ -417,8 +417,7 @@ class Plan:
     ) -> Artifact:
         """An artifact made by looking at one layer, or several, of a trained run."""
         layers, own = self.layers(run), self.params.scales[run.scale].map_shards
-        source = self.attention(run).source or run.method
-        name = f"{kind}-{'+'.join(layers)}-{source}-{stream}-{split_name(run.split)}-seed{run.seed}-{run.scale}"
+        name = f"{kind}-{'+'.join(layers)}-{trained.name}"
         inputs = self.inputs_of(run, stream) | {"run": trained} | (made_from or {})
         shards = (own or self.params.datasets[run.dataset].shards) if sharded else 0
         where = {"layer": layers[0]} if len(layers) == 1 else {"layers": layers}
