@@ -110,7 +110,6 @@ class Pictures(Model):
     """What all features say. Keys that nobody set are not written, so that new ones move no hash."""
 
     resize: str = Field(pattern=r"^(\d+x\d+|short_side:\d+)$")
-    jpeg_quality: Annotated[int, Field(ge=1, le=100)]
     fps: Annotated[float, Field(gt=0)] | None = Field(
         None, description="frames a second, as ffmpeg's fps filter picks them (reaction.data.rate); unsaid: the video's"
     )
@@ -124,10 +123,21 @@ class Pictures(Model):
 
 class RGB(Pictures):
     modality: Literal["rgb"]
+    jpeg_quality: Annotated[int, Field(ge=1, le=100)] | None = None
+    stored: bool = Field(True, description="false: clips are decoded from the videos, which must be H.264 in MP4")
+
+    @model_validator(mode="after")
+    def _quality_of_what(self) -> "RGB":
+        if self.stored and self.jpeg_quality is None:
+            raise ValueError("stored pictures have a `jpeg_quality:`, 95 usually; or write `stored: false`")
+        if not self.stored and self.jpeg_quality is not None:
+            raise ValueError("`stored: false` makes no JPEG pictures: leave `jpeg_quality:` out")
+        return self
 
 
 class Flow(Pictures):
     modality: Literal["flow"]
+    jpeg_quality: Annotated[int, Field(ge=1, le=100)]
     bound: Annotated[float, Field(gt=0)] = Field(description="pixels per frame that map to 0 and 255")
     algorithm: Literal["tvl1"]
     semantics: Literal["opencv-cuda", "opencv-cpu", "opencv5-cpu"] = Field(

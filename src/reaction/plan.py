@@ -52,6 +52,7 @@ FILES = {
     "score": ("scores.h5", "provenance.json", *METRICS),
     "fuse": ("fusion.h5", *METRICS),
 }
+UNSTORED = ("config.json",)  # of features that are decoded from the videos when they are read
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,7 +91,7 @@ class Artifact:
     @property
     def files(self) -> list[str]:
         """The files whose presence says that the artifact is made."""
-        names = [f"shard-{k:03d}.h5" for k in range(self.shards)] or FILES[self.rule]
+        names = [f"shard-{k:03d}.h5" for k in range(self.shards)] or FILES.get(self.rule, UNSTORED)
         return [f"{self.folder}/{name}" for name in names]
 
     @property
@@ -231,8 +232,9 @@ class Plan:
 
     def features(self, dataset: str, feature: str) -> Artifact:
         described = self.params.features[feature]
-        shards = self.params.datasets[dataset].shards
-        config = described.model_dump(mode="json") | {"shards": shards}
+        config = described.model_dump(mode="json")
+        shards = self.params.datasets[dataset].shards if config.get("stored", True) else 0
+        config |= {"shards": shards} if shards else {}
         rule = {"rgb": "frames", "flow": "flow"}[described.modality]
         inputs = {"index": self.index(dataset), "videos": self.videos(dataset)}
         return self._once(Artifact(rule, dataset, feature, config, inputs, shards))

@@ -13,6 +13,7 @@ import pytest
 
 from reaction.data import decode
 from reaction.data.decode import DecodeError, chunks, inspect
+from reaction.data.videos import VideoError, read_frames
 
 BITS = 8
 decord_only = pytest.mark.skipif(decode._import_decord() is None, reason="decord cannot be imported")
@@ -230,6 +231,79 @@ def test_missing_file_and_unknown_decoder(folder):
         chunks(folder / "nowhere.avi", decoder="cv2")
 
 
+def h264_plain(folder):
+    return encode(folder / "plain.mp4", 130, "libx264", b_frames=3, gop=12, options={"preset": "veryfast"})
+
+
+def h264_pyramid(folder):
+    options = {"preset": "slow", "x264-params": "b-pyramid=normal:bframes=8:ref=6"}
+    return encode(folder / "pyramid.mp4", 130, "libx264", gop=30, options=options)
+
+
+def h264_intra_refresh(folder):
+    """No picture is whole by itself: a start repairs the picture bit by bit."""
+    options = {"preset": "veryfast", "x264-params": "intra-refresh=1:keyint=20"}
+    return encode(folder / "refresh.mp4", 130, "libx264", gop=250, options=options)
+
+
+def h264_cut(folder):
+    """Frame 31 is shown first, by an edit list: what comes before it is there to decode it with, as `-c copy` cuts."""
+    with av.open(str(h264_open_gop(folder))) as source:
+        stream = source.streams.video[0]
+        packets = [packet for packet in source.demux(stream) if packet.dts is not None]
+        first = sorted(packet.pts for packet in packets)[31]
+        with av.open(str(folder / "cut.mp4"), "w", options={"avoid_negative_ts": "disabled"}) as container:
+            copy = container.add_stream_from_template(stream)
+            for packet in packets:
+                packet.pts, packet.dts, packet.stream = packet.pts - first, packet.dts - first, copy
+                container.mux(packet)
+    return folder / "cut.mp4"
+
+
+SEEKABLE = [h264_open_gop, h264_short_open_gop, h264_variable_rate, h264_plain, h264_pyramid, h264_intra_refresh]
+
+
+@pytest.mark.parametrize("make", [*SEEKABLE, h264_cut])
+def test_single_frames_are_those_of_the_whole_video(make, folder):
+    path, rng = make(folder), np.random.default_rng(0)
+    whole = numbers(path, decoder="pyav")
+    assert whole == list(range(31, 130) if make is h264_cut else range(130))
+    starts = rng.integers(len(whole) - 20, size=10)
+    wanted = [list(range(start, start + 20)) for start in starts]
+    wanted += [sorted(set(rng.integers(len(whole), size=size).tolist())) for size in (1, 2, 3, 8, 30) for _ in range(5)]
+    wanted += [[0], [len(whole) - 1], [0, len(whole) - 1], []]
+    for positions in wanted:
+        found = {k: painted_number(picture) for k, picture in read_frames(path, positions, len(whole))}
+        assert found == {k: whole[k] for k in positions}
+
+
+@pytest.mark.parametrize(
+    ("name", "codec", "found"),
+    [
+        ("b.avi", "libx264", "h264 in avi"),
+        ("b.mp4", "mpeg4", "mpeg4 in mov,mp4,m4a,3gp,3g2,mj2"),
+        ("b.mkv", "libx264", "h264 in matroska,webm"),
+    ],
+)
+def test_single_frames_of_other_formats_are_refused(folder, name, codec, found):
+    path = encode(folder / name, 20, codec)
+    with pytest.raises(VideoError, match=rf"{name} is {found}; single frames can be had of H.264 in MP4 alone: use a"):
+        list(read_frames(path, [3], 20))
+
+
+def test_single_frames_of_a_file_that_changed_or_broke(folder):
+    path = h264_plain(folder)
+    with pytest.raises(VideoError, match=r"plain\.mp4 has 130 frames and 131 were indexed"):
+        list(read_frames(path, [3], 131))
+    content = bytearray(path.read_bytes())
+    content[content.index(b"mdat") + 4 :] = bytes(len(content) - content.index(b"mdat") - 4)
+    (folder / "zeros.mp4").write_bytes(content)  # the table of packets comes first and is whole
+    with pytest.raises(VideoError, match=r"zeros\.mp4 has no frame at which decoding can begin: replace the file, or remove it"):
+        list(read_frames(folder / "zeros.mp4", [3, 50], 130))
+    with pytest.raises(VideoError, match=r"nowhere\.mp4: No such file"):
+        list(read_frames(folder / "nowhere.mp4", [3], 130))
+
+
 def real_folder(*parts):
     if "REACTION_MIRROR" not in os.environ:
         pytest.skip("REACTION_MIRROR is not set")
@@ -276,6 +350,16 @@ def opencv_frames(path):
     while reader.grab():
         count += 1
     return count
+
+
+@pytest.mark.real_data
+@pytest.mark.parametrize("name", [name for name in ORIGINALS if name.endswith(".mp4")])
+def test_single_frames_of_kinetics_are_those_of_the_whole_video(name):
+    path = real_folder("..", "clips") / name
+    whole = np.concatenate(list(chunks(path, decoder="pyav")))
+    positions = sorted(np.random.default_rng(0).choice(len(whole), 12, replace=False).tolist())
+    for k, picture in read_frames(path, positions, len(whole)):
+        np.testing.assert_array_equal(picture, whole[k])
 
 
 @pytest.mark.real_data

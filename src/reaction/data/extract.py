@@ -121,7 +121,7 @@ class _Job:
             size = target_size(frames.shape[2], frames.shape[1], self.config["resize"])
             for frame, repeat in zip(frames, times[count:], strict=False):  # more frames than indexed: refused below
                 if repeat:
-                    yield from [_resized(frame, size)] * repeat
+                    yield from [resized(frame, size)] * repeat
             count += len(frames)
         if count != video.frames:
             raise ExtractionError(
@@ -152,7 +152,8 @@ def _decoded(video: Video, path: Path) -> Iterator[np.ndarray]:
         raise ExtractionError(f"{error}, although the index counts {video.frames} frames") from error
 
 
-def _resized(frame: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+def resized(frame: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """The frame (H, W, 3) at that width and height."""
     same = size == (frame.shape[1], frame.shape[0])
     return frame if same else cv2.resize(frame, size, interpolation=cv2.INTER_LINEAR)
 

@@ -1,0 +1,189 @@
+"""Features that are stored nowhere: frames decoded from the videos themselves, when a clip asks for them.
+
+Only H.264 in MP4 can be entered in the middle with certainty. A table of all its packets, read without decoding, says
+which time each frame has and where decoding can begin; frames are then known by their times, so that none is ever taken
+for another. Edit lists and open groups of pictures are understood; frames that nothing refers to and nobody wants are
+not decoded. The MPEG-4 AVIs of UCF-101 and HMDB-51 have no such times: their frames have to be stored.
+
+The pictures are those that `reaction frames` would store, but for JPEG's losses.
+"""
+
+from bisect import bisect_right
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+from av.container import InputContainer
+from av.video.stream import VideoStream
+
+from reaction.data.extract import resized, target_size
+from reaction.data.index import Video, read_index
+from reaction.data.rate import kept
+from reaction.data.store import Shards
+from reaction.files import read_json
+
+WAY_OUT = "use a feature that is stored, or convert the video to H.264 in MP4 and index it again"
+
+
+class VideoError(ValueError):
+    """A video whose frames cannot be read one by one."""
+
+
+@dataclass(frozen=True)
+class Packets:
+    """What a video's packets say without being decoded, in the stream's own units of time.
+
+    `times` are those of its frames, ascending, so that frame k has the k-th; frames outside of an edit list, which no
+    player shows, have none. `starts` are times at which decoding can begin, ascending, and `seek` where to seek then.
+    """
+
+    times: list[int]
+    starts: list[int]
+    seek: list[int]
+
+    def start(self, time: int) -> int:
+        """Where among `starts` decoding has to begin for the frame of that time."""
+        return max(0, bisect_right(self.starts, time) - 1)
+
+
+class Videos:
+    """Reads pictures from videos, as `reaction.data.store.Shards` reads stored ones, by the config.json in `folder`.
+
+    Raises VideoError, which names the file, for a video that is no H.264 in MP4 or is not as it was indexed.
+    """
+
+    def __init__(self, folder: Path | str) -> None:
+        self.folder = Path(folder)
+        frozen = read_json(self.folder / "config.json")
+        self.attributes: dict[str, Any] = frozen["config"]
+        self._index, self._source = frozen["inputs"]["index"], Path(frozen["inputs"]["videos"]) / "videos"
+
+    @cached_property
+    def _rows(self) -> dict[str, Video]:
+        return {video.video: video for video in read_index(self._index)}
+
+    @property
+    def videos(self) -> list[str]:
+        """Names of the videos, sorted."""
+        return sorted(self._rows)
+
+    def length(self, video: str) -> int:
+        """How many frames there are of a video, at the features' frame rate."""
+        return len(self._kept(video))
+
+    def pictures(self, video: str, indices: Sequence[int] | np.ndarray) -> list[np.ndarray]:
+        """A video's frames `indices`, 0-based, in that order: uint8 RGB (H, W, 3), resized by the features' rule."""
+        positions, wanted = self._kept(video), np.asarray(indices, np.int64)
+        if len(wanted) and not 0 <= wanted.min() <= wanted.max() < len(positions):
+            raise IndexError(f"{video} has {len(positions)} frames, not those asked for: {wanted.tolist()}")
+        path = self._source / self._rows[video].path
+        found = dict(read_frames(path, sorted(set(positions[wanted].tolist())), self._rows[video].frames))
+        size = target_size(self._rows[video].width, self._rows[video].height, self.attributes["resize"])
+        small = {position: resized(picture, size) for position, picture in found.items()}
+        return [small[position] for position in positions[wanted].tolist()]
+
+    def _kept(self, video: str) -> np.ndarray:
+        if video not in self._rows:
+            raise VideoError(f"{video} is not in {self._index}")
+        row = self._rows[video]
+        return kept(row.frames, row.fps, self.attributes.get("fps"))
+
+
+def open_features(folder: Path | str) -> Shards | Videos:
+    """What reads a folder of features, stored ones or not; stored ones are checked against the folder's own config."""
+    config = read_json(Path(folder) / "config.json")["config"]
+    return Shards(folder, expect=config) if config.get("stored", True) else Videos(folder)
+
+
+def read_frames(path: Path | str, positions: Sequence[int], frames: int) -> Iterator[tuple[int, np.ndarray]]:
+    """The frames at `positions`, ascending, of a video of `frames` frames: each with its uint8 RGB (H, W, 3).
+
+    Raises VideoError, which names the file, unless it is H.264 in MP4, has as many frames and they can be decoded.
+    """
+    with _opened(path) as (container, stream):
+        packets = read_packets(container, stream)
+        if len(packets.times) != frames:
+            raise VideoError(f"{path} has {len(packets.times)} frames and {frames} were indexed: index it again")
+        if not packets.starts:
+            raise VideoError(f"{path} has no frame at which decoding can begin: replace the file, or remove it")
+        at = {packets.times[position]: position for position in positions}
+        shape = {"width": stream.width, "height": stream.height}
+        for frame in _decoded(container, stream, packets, at):
+            yield at.pop(frame.pts), frame.to_ndarray(format="rgb24", **shape)
+        if at:
+            raise VideoError(f"{path}: frame {min(at.values())} cannot be decoded: replace the file, or remove it")
+
+
+@contextmanager
+def _opened(path: Path | str) -> Iterator[tuple[InputContainer, VideoStream]]:
+    try:
+        with av.open(str(path), metadata_errors="replace") as container:
+            stream = require_h264_mp4(path, container)
+            stream.codec_context.thread_count = 1  # the loader's workers are the parallelism
+            yield container, stream
+    except av.FFmpegError as error:
+        raise VideoError(f"{path}: {error.strerror or error}: replace the file, or remove it") from error
+
+
+def require_h264_mp4(path: Path | str, container: InputContainer) -> VideoStream:
+    """The container's video stream. Raises VideoError, which names the file, if it is not H.264 in MP4."""
+    if not container.streams.video:
+        raise VideoError(f"{path} has no video stream: replace the file, or remove it")
+    stream = container.streams.video[0]
+    if "mp4" not in container.format.name.split(",") or stream.codec_context.name != "h264":
+        found = f"{stream.codec_context.name} in {container.format.name}"
+        raise VideoError(f"{path} is {found}; single frames can be had of H.264 in MP4 alone: {WAY_OUT}")
+    return stream
+
+
+def read_packets(container: InputContainer, stream: VideoStream) -> Packets:
+    """The table of a video's packets; the container is read to its end."""
+    times, keys = [], []
+    for packet in container.demux(stream):
+        if packet.pts is None or not packet.size:
+            continue  # the end
+        if not packet.is_discard:
+            times.append(packet.pts)
+        if packet.is_keyframe:
+            keys.append((packet.pts, packet.dts))
+    starts, seek = zip(*sorted(keys), strict=True) if keys else ((), ())
+    return Packets(sorted(times), list(starts), list(seek))
+
+
+def _decoded(
+    container: InputContainer, stream: VideoStream, packets: Packets, wanted: Collection[int]
+) -> Iterator[av.VideoFrame]:
+    """The frames of the `wanted` times; those that cannot be decoded are left out."""
+    run: list[int] = []
+    for time in sorted(wanted):
+        if run and packets.start(time) > packets.start(run[-1]) + 1:  # frames between that are better jumped over
+            yield from _run(container, stream, packets, run)
+            run = []
+        run.append(time)
+    if run:
+        yield from _run(container, stream, packets, run)
+
+
+def _run(
+    container: InputContainer, stream: VideoStream, packets: Packets, times: Sequence[int]
+) -> Iterator[av.VideoFrame]:
+    """The frames of `times`, ascending, decoded in one go from the last start before the first of them.
+
+    Where that start repairs the picture bit by bit (intra refresh), its first frames need the video from its beginning.
+    """
+    left = set(times)
+    for start in dict.fromkeys((packets.start(times[0]), 0)):
+        container.seek(packets.seek[start], stream=stream)
+        for packet in container.demux(stream):
+            stream.codec_context.skip_frame = "DEFAULT" if packet.pts in left else "NONREF"
+            for frame in packet.decode():
+                if frame.pts in left:
+                    left.remove(frame.pts)
+                    yield frame
+            if not left:
+                return
