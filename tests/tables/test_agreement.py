@@ -45,6 +45,16 @@ def test_errors_name_the_file_and_the_command():
         read_measured(entry() | {"part": "train"})
 
 
+def test_the_verdict_is_about_the_best_constant_map_with_every_seed():
+    def verdict(*bce):
+        [row] = build_agreement(read_measured(entry(seed, bce=one)) for seed, one in enumerate(bce))
+        return row.verdict
+
+    assert verdict(0.5, 0.52) == "better than a constant map: 45 % of the way to the floor"
+    assert verdict(0.5, 0.61, 0.59) == "better than a constant map with 2 of 3 seeds"
+    assert verdict(0.6, 0.7) == "no better than a constant map"
+
+
 def test_an_agreement_is_a_table_beside_the_table():
     from reaction.tables.render import table
 
@@ -54,7 +64,10 @@ def test_an_agreement_is_a_table_beside_the_table():
     with open("toy_maps.csv") as file:
         [row] = csv.DictReader(file)
     assert (row["bce"], row["bce_std"], row["iou_std"], row["n"]) == ("0.5000", "0.0000", "0.0707", "90")
-    assert "0.500 ± 0.000 (2) | 0.400 |    0.600 |" in Path("toy.md").read_text()
+    text = Path("toy.md").read_text()
+    assert "0.500 ± 0.000 (2) | 0.400 |    0.600 |" in text
+    assert " 90 | better than a constant map: 50 % of the way to the floor |" in text
+    assert "Held-out rows are optimistic" in text
     Path("toy_maps.csv").unlink()
     del spec["maps"]
     table(spec, Path("toy.csv"))

@@ -346,6 +346,15 @@ def test_a_row_says_by_which_protocol_it_was_tested():
     assert row.protocol == "centre (paper: 25 x 10)"
 
 
+def test_a_row_tells_the_weights_that_were_swept_and_of_how_many_runs():
+    def swept(seed, flow):
+        tested, weights = result(hits(1, 2), seed=seed), {"rgb": 1.0, "flow": flow}
+        return replace(tested, metrics={**tested.metrics, "protocol": {"weights": weights, "swept_on": 40}})
+
+    [row] = build_rows(spec(), [swept(0, 0.25), swept(1, 1.0), swept(2, 1.0)], [])
+    assert row.why == "no published number; weights swept: rgb 1, flow 1 (2); rgb 1, flow 0.25 (1)"
+
+
 def test_a_comparison_says_what_has_not_run_and_refuses_a_name_it_does_not_know():
     pairs = (("tsn/fusion", "tsn/rgb"), ("other/fusion", "other/rgb"))
     toy = spec(streams=("rgb", "fusion"), methods=("tsn", "other"), comparisons=pairs)

@@ -41,7 +41,8 @@ class Agreement:
     """Means over seeds, each seed weighing the same, and their sample deviation; None for a single seed.
 
     `bce` lies between `entropy_floor`, which no map can beat against soft targets, and `constant_bce`, which the best
-    constant map has; `n` frames of the seed with the fewest, `dead` ones left out of all seeds together.
+    constant map has, chosen for these very frames; `verdict` says in words on which side, seed by seed; `n` frames of
+    the seed with the fewest, `dead` ones left out of all seeds together.
     """
 
     method: str
@@ -59,6 +60,7 @@ class Agreement:
     iou_std: float | None = field(metadata=FOUR)
     n: int
     dead: int
+    verdict: str
     runs: str
 
 
@@ -106,5 +108,19 @@ def _row(method: str, stream: str, split: int, part: str, runs: Sequence[Measure
         **{f"{key}_std": statistics.spread(values[key]) for key in ("bce", "correlation", "iou")},
         n=min(int(run.metrics["n"]) for run in runs),
         dead=sum(int(run.metrics["dead"]) for run in runs),
+        verdict=_verdict(values),
         runs=" ".join(run.folder for run in runs),
     )
+
+
+def _verdict(values: Mapping[str, Sequence[float]]) -> str:
+    """Of cross-entropies by measure, seed by seed: whether the maps tell more than the best constant one."""
+    constant, floor = np.array(values["constant_bce"]), np.array(values["entropy_floor"])
+    gained = constant - np.array(values["bce"])  # (seeds,)
+    better = int((gained > 0).sum())
+    if better == 0:
+        return "no better than a constant map"
+    if better < len(gained):
+        return f"better than a constant map with {better} of {len(gained)} seeds"
+    share = 100 * gained.mean() / (constant - floor).mean()
+    return f"better than a constant map: {share:.0f} % of the way to the floor"

@@ -4,6 +4,7 @@ Every value is computed here from the scores, never copied from metrics.json, so
 scores it stands on.
 """
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Self
@@ -207,7 +208,7 @@ def _row(
     difference = measured["ours"] - claim.value if results and claim else None
     tolerance = claim.tolerance if claim else None
     verdict, reasons = _verdict(results, splits, claim, difference)
-    reasons += [claim.note if claim else "", _ceiling(spec, stream, measured["low"])]
+    reasons += [claim.note if claim else "", _ceiling(spec, stream, measured["low"]), _swept(results)]
     return Row(
         method=method,
         stream=stream,
@@ -234,6 +235,17 @@ def _ceiling(spec: TableSpec, stream: str, low: float | None) -> str:
     if low > ceiling + 1e-9:
         return f"above the {ceiling:.2f} that this stream alone can know"
     return f"this stream alone can know {ceiling:.2f}"
+
+
+def _swept(results: Sequence[Result]) -> str:
+    """The weights that held-out videos chose for a fusion, and in how many of its runs."""
+    protocols = [result.metrics.get("protocol", {}) for result in results]
+    chosen = Counter(
+        ", ".join(f"{stream} {weight:g}" for stream, weight in protocol["weights"].items())
+        for protocol in protocols
+        if "swept_on" in protocol
+    )
+    return f"weights swept: {'; '.join(f'{weights} ({n})' for weights, n in chosen.most_common())}" if chosen else ""
 
 
 def _protocol(spec: TableSpec, claim: Claim | None, results: Sequence[Result]) -> str:

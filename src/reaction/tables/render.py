@@ -21,7 +21,7 @@ COLUMNS = ("method", "stream", "splits", "metric", "published", "source", "ours"
 VERDICT_COLUMNS = ("difference", "verdict", "why")
 MCNEMAR = "McNemar p (these runs)"
 COMPARED = ("ours", "against", "splits", "difference", MCNEMAR, "in words")
-MAPS = ("method", "stream", "split", "part", "bce", "floor", "constant", "correlation", "IoU", "n")
+MAPS = ("method", "stream", "split", "part", "bce", "floor", "constant", "correlation", "IoU", "n", "verdict")
 SAID_ONCE = ("splits", "metric", "n", "chance", "verdict")  # where all rows have the same, it is said above them
 NUMBERS = {"published", "ours", "95 %", "n", "chance", "difference", "low", "high"}
 
@@ -159,7 +159,7 @@ def to_markdown(
         parts.append(_comparisons_legend(spec, comparisons))
     if maps:
         parts.append("## Learned attention maps")
-        parts += [_aligned(MAPS, [_maps_cells(row) for row in maps], set(MAPS[4:])), _maps_legend()]
+        parts += [_aligned(MAPS, [_maps_cells(row) for row in maps], set(MAPS[4:-1])), _maps_legend()]
     return "\n\n".join(parts) + "\n"
 
 
@@ -244,7 +244,7 @@ def _maps_cells(row: Agreement) -> list[str]:
     seeds = len(row.seeds.split())
     spread = [f"{value:.3f}" + ("" if std is None else f" ± {std:.3f} ({seeds})") for value, std in _spread(row)]
     floor, constant = f"{row.entropy_floor:.3f}", f"{row.constant_bce:.3f}"
-    return [*names, spread[0], floor, constant, *spread[1:], str(row.n)]
+    return [*names, spread[0], floor, constant, *spread[1:], str(row.n), row.verdict]
 
 
 def _spread(row: Agreement) -> list[tuple[float, float | None]]:
@@ -255,7 +255,10 @@ def _maps_legend() -> str:
     return (
         "Learned attention maps against the true label's Grad-CAM maps, on test videos or on the groups held out from "
         "the attention network's training: cross-entropy in nats per pixel, between its floor and that of the best "
-        "constant map; Pearson's correlation and the IoU of the areas above half, means over n frames; ± over (seeds)."
+        "constant map, which is chosen for these very frames; Pearson's correlation and the IoU of the areas above "
+        "half, means over n frames; ± over (seeds). Held-out rows are optimistic: these groups chose the network's "
+        "epoch, and the stream looked at has trained on them, unless it held them out as well. Methods that read the "
+        "same maps share the first one's rows."
     )
 
 
