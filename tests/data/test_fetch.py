@@ -331,8 +331,21 @@ def test_the_users_own_archive_comes_first(dataset, monkeypatch):
     expected = f"path,bytes,sha256\nclips/wave/a.avi,1,{a}\nclips/wave/b.avi,2,{b}\n"
     assert (folder / "videos.csv").read_text() == expected
     assert (folder / "videos/clips/wave/b.avi").read_bytes() == b"bb"
-    source = json.loads((folder / "sources.json").read_text())["clips.tar"]
+    source = json.loads((folder / "sources.json").read_text())["archives"]["clips.tar"]
     assert source == {"file": "small.tar", "bytes": len(VIDEOS), "sha256": hashlib.sha256(VIDEOS).hexdigest()}
+
+
+def test_a_folder_made_from_one_archive_is_not_filled_with_the_videos_of_another(dataset):
+    folder = dataset()
+    put("downloads/waves/clips.tar", VIDEOS)
+    fetch_dataset(folder, Path("downloads"))
+    put("downloads/waves/clips.tar", tar_of(dict(reversed(CLIPS.items()))))
+    fetch_dataset(folder, Path("downloads"))
+    assert (folder / "videos.csv").exists(), "the same files packed in another way"
+    put("downloads/waves/clips.tar", tar_of(CLIPS | {"clips/wave/a.avi": b"A"}))
+    with pytest.raises(FetchError, match=r"was made from clips.tar \(\w{12}\); now there is clips.tar \(\w{12}\)"):
+        fetch_dataset(folder, Path("downloads"))
+    assert not (folder / "videos.csv").exists(), "which says that the folder is whole"
 
 
 def test_the_mirror_may_hold_folders_and_plain_files(dataset, monkeypatch):

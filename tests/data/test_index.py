@@ -26,7 +26,7 @@ from reaction.data.index import (
     read_split,
     restrict,
 )
-from reaction.files import sha256, write_json
+from reaction.files import read_json, sha256, write_json
 
 LISTS = {
     "wave_test_split1.txt": "Film_wave_0.avi 1\nFilm_wave_1.avi 2\nSea_wave_0.avi 0\n",
@@ -84,7 +84,9 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Project:
 
 
 def test_a_whole_dataset(project, capsys):
+    write_json(project.videos / "sources.json", {"archives": {"toy.tar": {"file": "toy.tar"}}})
     project.build()
+    assert read_json(project.index / "sources.json") == read_json(project.videos / "sources.json")
     videos = read_index(project.index)
     assert [video.video for video in videos] == [
         "Film_run_0",

@@ -1,6 +1,7 @@
 """Gets a dataset's archives from the user, a mirror or the internet, and unpacks them."""
 
 import csv
+import hashlib
 import os
 import re
 import shutil
@@ -12,7 +13,7 @@ from urllib.parse import unquote, urldefrag, urlsplit
 
 from reaction.data.download import FetchError, check_content, download
 from reaction.data.unpack import archive_kind, copy_folder, unpack
-from reaction.files import atomic, read_json, sha256, write_json
+from reaction.files import atomic, canonical_json, read_json, sha256, write_json
 
 
 @dataclass(frozen=True)
@@ -137,7 +138,33 @@ def _unpack_archives(config: dict[str, Any], downloads: Path, staging: Path, sou
     for archive, path in found:
         print(f"fetch: unpacking {path}", flush=True)
         _unpack_one(path, staging / archive.into)
-    write_json(sources, {archive.name: _source(path) for archive, path in found})
+    came = {"archives": {archive.name: _source(path) for archive, path in found}, "unpacked": _digest(staging)}
+    _check_as_before(sources, came)
+    write_json(sources, came)
+
+
+def _digest(folder: Path) -> str:
+    """One sha256 of all files in a folder, their paths and their bytes."""
+    files = {path.relative_to(folder).as_posix(): sha256(path) for path in folder.rglob("*") if path.is_file()}
+    return hashlib.sha256(canonical_json(files).encode()).hexdigest()
+
+
+def _check_as_before(sources: Path, came: dict[str, Any]) -> None:
+    """The name of a folder does not say which of several archives was taken, so the videos that came first stay.
+
+    Otherwise an index, features and tables made from one archive would go on with the videos of another.
+    """
+    if not sources.exists() or (before := read_json(sources)).get("unpacked") in (None, came["unpacked"]):
+        return
+    was, now = (_named(one["archives"]) for one in (before, came))
+    raise FetchError(
+        f"{sources.parent} was made from {was}; now there is {now}, with other files. Put the first back, or delete "
+        f"{sources.parent} and all that was made from it (`reaction ls` lists it)"
+    )
+
+
+def _named(archives: dict[str, dict[str, Any]]) -> str:
+    return ", ".join(f"{one['file']} ({one.get('sha256', 'folder')[:12]})" for one in archives.values())
 
 
 def _unpack_one(path: Path, destination: Path) -> None:

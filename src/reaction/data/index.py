@@ -1,8 +1,8 @@
 """The index of a dataset: every official video decoded once, with labels, groups and splits.
 
 Beside index.csv, splits/<split>.csv, classes.txt and perhaps boxes.h5 it writes quarantine.csv (files left out, and
-why), warnings.csv (what was odd about files kept) and official.json (how many videos the official lists name per split
-and part, so that a number can say n of N).
+why), warnings.csv (what was odd about files kept), official.json (how many videos the official lists name per split
+and part, so that a number can say n of N) and sources.json (the archives that the videos came from, by `fetch`).
 """
 
 import csv
@@ -130,6 +130,8 @@ def build_index(folder: Path | str, threads: int = 1) -> None:
     _check_missing(kept, found, config, source)
     paths = {video: source / "videos" / file.path for video, file in found.items()}
     facts = inspect_all(paths, threads, report=_Progress(config["dataset"], len(paths)))
+    if (source / "sources.json").exists():  # not of generated videos
+        write_json(folder / "sources.json", read_json(source / "sources.json"))
     _write_index(folder, kept, found, facts, rejected, _read_boxes(config["layout"], source / "lists", kept))
 
 
