@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from reaction.tables.claims import ClaimError, read_paper, reproducible
+from reaction.tables.claims import ClaimError, left_out, read_paper, reproducible
 
 PAPERS = sorted((Path(__file__).parents[2] / "workflow/papers").glob("*.yaml"))
 TEST_VIDEOS = {"hmdb51": [1530, 1530, 1530], "ucf101": [3783, 3734, 3696]}
@@ -60,6 +60,7 @@ def test_headline_numbers():
 
 def test_papers_that_cite_each_other_agree():
     cited = values("wang2016", method="Two-Stream ConvNets (cited)")
+    assert cited == values("wang2016", method="Clarifai (cited)")
     measured = values("simonyan2014", splits=(1,), dataset="ucf101", table="table1a") | values(
         "simonyan2014", method="Temporal, L = 10, stacking, mean subtraction"
     )
@@ -93,6 +94,18 @@ def test_errors_name_file_and_key(described, tmp_path):
 def test_a_claim_we_reproduce_needs_a_tolerance(described, tmp_path):
     described["claims"][0]["tolerance"] = None
     with pytest.raises(ClaimError, match="both given or both null"):
+        read_paper(written(described, tmp_path))
+
+
+def test_warped_flow_says_that_it_is_not_run():
+    [paper] = [read_paper(path) for path in PAPERS if path.stem == "wang2016"]
+    warped = {claim.value for _, claim in left_out(paper, "ucf101") if "warped" in claim.not_run}
+    assert warped == {86.9, 87.8, 92.3, 91.7}, "table 2: alone, with flow, with flow and RGB, with all"
+
+
+def test_only_a_claim_that_nobody_reproduces_is_left_out(described, tmp_path):
+    described["claims"][0]["not_run"] = "too long"
+    with pytest.raises(ClaimError, match="`not_run` is for a claim that is not"):
         read_paper(written(described, tmp_path))
 
 

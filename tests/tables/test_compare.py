@@ -114,6 +114,21 @@ def test_claims_match_by_method_stream_dataset_splits_and_metric():
     assert rows[0].ours == pytest.approx(100 * (2 / 3 + 0) / 2)
 
 
+def test_what_a_paper_did_and_we_can_not_is_a_row_of_the_paper_s_own_table():
+    warped = {"method": "Warped", "stream": "warped_flow", "reproduced_by": None, "tolerance": None, "value": 86.9}
+    cited = {"method": "cited", "reproduced_by": None, "tolerance": None}
+    claims = paper({}, cited, warped | {"not_run": "no warped flow"}, warped | {"not_run": "x", "dataset": "other"})
+    ours, left_out = build_rows(spec(), [result(hits(120, 200))], [claims])
+    assert ours.verdict == "reproduced"
+    assert (left_out.method, left_out.stream, left_out.published) == ("Warped", "warped_flow", 86.9)
+    assert (left_out.verdict, left_out.why, left_out.ours) == ("not run", "no warped flow", None)
+    assert len(build_rows(spec(split_sets=((1, 2, 3),)), [], [claims])) == 1, "the claim is about split 1"
+    other = claims.model_copy(update={"paper": "other", "claims": ()})
+    assert len(build_rows(spec(), [result(hits(120, 200))], [claims, other])) == 1, (
+        "a table of several papers is no paper's"
+    )
+
+
 def test_the_mean_over_splits_weighs_splits_equally_and_shows_the_spread_of_runs():
     runs = [
         result(hits(60, 100), split=1, seed=0),

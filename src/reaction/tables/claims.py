@@ -45,11 +45,14 @@ class Claim(Strict):
     tolerance: Annotated[float, Field(gt=0)] | None = Field(description="points; null for a row we do not reproduce")
     note: str = ""
     reproduced_by: Reproduction | None
+    not_run: str | None = Field(None, description="why none of our methods does what the paper did here")
 
     @model_validator(mode="after")
     def _tolerance_with_reproduction(self) -> "Claim":
         if (self.tolerance is None) != (self.reproduced_by is None):
             raise ValueError("`tolerance` and `reproduced_by` are both given or both null")
+        if self.not_run is not None and self.reproduced_by is not None:
+            raise ValueError("`not_run` is for a claim that is not `reproduced_by` anything")
         return self
 
 
@@ -117,3 +120,8 @@ def reproducible(papers: Iterable[Paper], dataset: str) -> list[tuple[Paper, Cla
                     )
                 found[cell] = (paper, claim)
     return list({id(claim): (paper, claim) for paper, claim in found.values()}.values())
+
+
+def left_out(paper: Paper, dataset: str) -> list[tuple[Paper, Claim]]:
+    """The paper's claims on a dataset that say why they are `not_run`."""
+    return [(paper, claim) for claim in paper.claims if claim.not_run is not None and claim.dataset == dataset]

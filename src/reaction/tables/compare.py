@@ -16,7 +16,7 @@ from pydantic.dataclasses import dataclass as checked_dataclass
 from reaction.evaluation import statistics
 from reaction.evaluation.classification import label_ranks
 from reaction.evaluation.fuse import Predictions
-from reaction.tables.claims import Claim, Metric, Paper, reproducible
+from reaction.tables.claims import Claim, Metric, Paper, left_out, reproducible
 
 Verdict = Literal["reproduced", "differs", "not run", "not comparable", ""]
 ORACLE = "oracle: its maps know the true label"
@@ -148,15 +148,21 @@ def build_rows(spec: TableSpec, results: Sequence[Result], papers: Iterable[Pape
     """The table's rows: of each method and stream the first split, the splits that ran, and whatever a paper claims.
 
     With `split_sets` they are all rows of the first set, then all of the next. A claim is matched by method, stream,
-    dataset, splits and metric. Raises ValueError on two results for one run.
+    dataset, splits and metric. In a table of one paper alone its claims that none of our methods can answer come last,
+    under its own names. Raises ValueError on two results for one run.
     """
     _check_unique(results)
+    papers = list(papers)
     claims = reproducible(papers, spec.dataset)
     rows = [
         (splits, row)
         for method in spec.methods
         for stream in spec.streams
         for splits, row in _rows_of_stream(spec, method, stream, _select(results, method, stream), claims)
+    ]
+    rows += [
+        (claim.splits, _row(spec, claim.method, claim.stream, claim.splits, [], (paper, claim)))
+        for paper, claim in (left_out(papers[0], spec.dataset) if len(papers) == 1 else ())
     ]
     if spec.split_sets is None:
         return [row for _, row in rows]
@@ -324,7 +330,8 @@ def _verdict(
     results: Sequence[Result], splits: Sequence[int], claim: Claim | None, difference: float | None
 ) -> tuple[Verdict, list[str]]:
     if not results:
-        return "not run", ["no scores of split " + " ".join(map(str, splits))]
+        told = claim.not_run if claim else None
+        return "not run", [told or "no scores of split " + " ".join(map(str, splits))]
     reasons = _obstacles(results, splits)
     if reasons:
         return "not comparable", reasons
