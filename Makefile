@@ -34,12 +34,18 @@ lint: .venv/ready
 
 # DVC keeps no modification times and Snakemake records none for what it did not make: --touch writes both.
 pull: .venv/ready
+	@test -e dvc.lock || { echo "Nothing to pull: there is no dvc.lock, so nobody has shared results of this commit."; \
+		echo "Make them, \`dvc repro\` here, or go to a commit that has them: docs/dvc.md"; exit 1; }
+	@$(ACTIVATE) dvc remote list | grep -q . || { echo "No place to pull from: dvc.lock is here, but no DVC remote."; \
+		echo "Name the one that was pushed to, dvc remote add --default NAME PLACE: docs/dvc.md"; exit 1; }
 	$(ACTIVATE) dvc pull
 	$(ACTIVATE) snakemake --touch --forceall --cores 1
 
 .venv/ready: requirements.lock pyproject.toml CMakeLists.txt $(wildcard src/reaction/flow/_tvl1*)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "reaction needs Python 3.11 or later; name one: make PYTHON=python3.12"; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2> /dev/null || \
+		{ echo "$(PYTHON) cannot make environments; on Debian or Ubuntu: apt install python3-venv"; exit 1; }
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --requirement requirements.lock
 	$(BIN)/python -m pip install --quiet --no-build-isolation --no-deps --editable .
