@@ -14,7 +14,9 @@ def read_params(values):
 
 PARAMS = read_params(config)
 PLAN = plan.Plan(PARAMS)
+# A mark of a killed run makes Snakemake 9.27 leave out what hangs below a file by `ancient`: reaction.marks has it all.
 marks.forget(set(plan.KINDS.values()))
+# Tables that came with git may be of other parameters, which Snakemake cannot see.
 committed.set_back(PLAN)
 
 
@@ -101,23 +103,18 @@ def reads(find):
     return paths
 
 
-def unless_set_back(file, made):
-    """An input whose time counts only where `reaction.committed` found what is `made` from it stale."""
-    return file if committed.is_set_back(made) else ancient(file)
-
-
 def claims(wildcards):
-    """The papers of a table."""
+    """The papers of a table, whose times count only where `reaction.committed` found the table stale."""
     table = checked(wildcards)
-    record = committed.record_of(table)
-    return [unless_set_back(file, record) for file in specs.papers(PLAN, table)]
+    stale = committed.is_set_back(committed.record_of(table))
+    return [file if stale else ancient(file) for file in specs.papers(PLAN, table)]
 
 
-def drawn_table(wildcards):
-    """The table whose figures are drawn: they are drawn again after it where both are stale."""
+def stale_table(wildcards):
+    """The table before its figures, where both are stale: they are drawn again after it."""
     table = checked(wildcards)
-    curves = f"results/figures/{table}_curves.svg"
-    return unless_set_back(f"results/tables/{table}.csv", curves)
+    stale = committed.is_set_back(f"results/figures/{table}_curves.svg")
+    return [f"results/tables/{table}.csv"] if stale else []
 
 
 def record(wildcards):

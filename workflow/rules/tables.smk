@@ -55,7 +55,7 @@ ruleorder: table_with_maps > table
 
 rule figure:
     input:
-        table=drawn_table,
+        table=stale_table,
         histories=reads(specs.histories),
         per_class=reads(specs.per_class),
     output:
