@@ -79,6 +79,10 @@ def _tables(commands) -> None:
     table.add_argument("--spec", required=True, type=json.loads, help="what the table holds, as JSON")
     table.add_argument("--metrics", type=Path, help="where our numbers go by name, as JSON; unsaid: nowhere")
     table.set_defaults(run=_table)
+    networks = commands.add_parser("network_table", help="set networks' sizes and what they see beside a paper's")
+    networks.add_argument("csv", type=Path)
+    networks.add_argument("--spec", required=True, type=json.loads, help="what the table holds, as JSON")
+    networks.set_defaults(run=_network_table)
     figure = commands.add_parser("figure", help="draw a table's training curves and accuracies per class")
     figure.add_argument("stem", type=Path, help="what the files' names begin with")
     figure.add_argument("--spec", required=True, type=json.loads, help="what is drawn, as JSON")
@@ -90,6 +94,11 @@ def _tables(commands) -> None:
 
 
 def _networks(commands) -> None:
+    convert = commands.add_parser("convert", help="turn downloaded weights into ours: .pt, .pth, .pyth, .tar, .pkl")
+    convert.add_argument("file", type=Path)
+    convert.add_argument("out", type=Path, help="a .safetensors file")
+    convert.add_argument("--to", required=True, metavar="NETWORK", help="as `reaction verify` names it")
+    convert.set_defaults(run=_convert)
     verify = commands.add_parser("verify", help="set networks' parameters and multiply-adds beside the published ones")
     verify.set_defaults(run=_verify)
 
@@ -228,6 +237,12 @@ def _table(options: argparse.Namespace) -> None:
     table(options.spec, options.csv, options.metrics)
 
 
+def _network_table(options: argparse.Namespace) -> None:
+    from reaction.tables.architectures import network_table
+
+    network_table(options.spec, options.csv)
+
+
 def _figure(options: argparse.Namespace) -> None:
     from reaction.tables.figures import figures
 
@@ -250,6 +265,12 @@ def _gc(options: argparse.Namespace) -> None:
     from reaction.catalogue import collect_garbage
 
     collect_garbage(delete=options.delete)
+
+
+def _convert(options: argparse.Namespace) -> None:
+    from reaction.convert import convert
+
+    convert(options.file, options.to, options.out)
 
 
 def _verify(options: argparse.Namespace) -> int:

@@ -67,14 +67,17 @@ class Described(Strict):
 
     def network(self, **options: Any) -> nn.Module:
         """The network, untrained; `options` replace those of the file."""
+        return self.builder()(**self.options | options)
+
+    def builder(self) -> type[nn.Module]:
+        """The class that builds the network. Raises VerifyError where there is none of that name."""
         module, builder = self.build.split(".")
         try:
-            build = getattr(importlib.import_module(f"reaction.models.{module}"), builder)
+            return getattr(importlib.import_module(f"reaction.models.{module}"), builder)
         except (ImportError, AttributeError) as error:
             raise VerifyError(
                 f"{NETWORKS}: {self.name} is built by {self.build}, which there is not: {error}"
             ) from error
-        return build(**self.options | options)
 
 
 class Catalogue(Strict):

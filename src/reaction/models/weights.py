@@ -9,10 +9,14 @@ convolution, and `last_layer`, its classifier. Where its public weights saw anot
 `input_bgr`, `input_mean` and `input_std`.
 """
 
+import pickle
+from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import requests
 import torch
 from safetensors.torch import load_file, save_file
@@ -20,6 +24,9 @@ from torch import Tensor, nn
 
 from reaction import files
 from reaction.models.inception_v3 import expand_first_conv
+
+SUFFIXES = (".safetensors", ".pt", ".pth", ".pyth", ".tar", ".pkl")
+CONTAINERS = ("state_dict", "model_state")  # PyTorch's examples and TSN; PySlowFast and pytorchvideo
 
 
 class WeightsError(ValueError):
@@ -62,7 +69,7 @@ def load_pretrained(
     backbone's), a classifier of another class count is started anew, and any other shape is an error. `public` weights
     are others' ImageNet weights, which `fold_input` refits to our input where the backbone says that it differs.
     """
-    first, classifier = backbone.first_conv, _classifier(backbone)
+    first, classifier = getattr(backbone, "first_conv", None), _classifier(backbone)
     own = backbone.state_dict()
     known = {name: value for name, value in state.items() if name in own}
     if not known:
@@ -86,48 +93,77 @@ def load_pretrained(
     )
 
 
+@dataclass(frozen=True)
+class Seen:
+    """What a first convolution was trained on: bytes less `mean`, divided by `std`, of R, G, B or of every channel."""
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    bgr: bool = False
+
+    def refit(self, state: Mapping[str, Tensor], name: str, *, centred: bool = False) -> dict[str, Tensor]:
+        """`state` with the first convolution called `name` refitted to what the clip loader hands over.
+
+        The loader gives (q / 255 - 0.5) / 0.5 of bytes q: order, scale and mean move into the weight (O, C, ...) and
+        the bias (O,) or, without one, into the mean that the batch normalisation behind it subtracts. Where the input
+        will be `centred` only the scale moves. Zeros around a padded convolution now stand for mid grey instead of the
+        mean colour.
+        """
+        weight = state[name].flip(1) if self.bgr else state[name]
+        sides = (1,) * (weight.dim() - 2)
+        mean, std = (weight.new_tensor(values).reshape(-1, *sides) for values in (self.mean, self.std))
+        shift = 0 if centred else (weight * (127.5 - mean) / std).flatten(1).sum(1)  # (O,)
+        bias, statistic = name.replace("weight", "bias"), name.replace("conv.weight", "bn.running_mean")
+        moved = {bias: state[bias] + shift} if bias in state else {statistic: state[statistic] - shift}
+        return dict(state) | {name: weight * 127.5 / std} | moved
+
+
 def fold_input(state: Mapping[str, Tensor], network: nn.Module, *, stream: str) -> dict[str, Tensor]:
     """ImageNet weights of a first convolution over RGB, refitted to what the clip loader hands over.
 
     `network` names its first convolution and what the weights were trained on (`first_conv`, `input_bgr`, `input_mean`,
-    `input_std`). The loader gives (q / 255 - 0.5) / 0.5 of bytes q: order, scale and mean move into weight (O, 3, k, k)
-    and bias (O,). Flow and differences of frames are centred as they come: only the scale moves. Zeros around a padded
-    convolution now stand for mid grey instead of the mean colour.
+    `input_std`). Flow and differences of frames are centred as they come.
     """
     name, bias = network.first_conv, network.first_conv.replace("weight", "bias")
     if name not in state or bias not in state or state[name].shape[1] != 3:
         raise WeightsError(f"{name} over R, G, B, with {bias}, is what tells public weights; the file has none")
-    weight = state[name].flip(1) if network.input_bgr else state[name]
-    mean, std = (weight.new_tensor(values)[:, None, None] for values in (network.input_mean, network.input_std))
-    shift = (weight * (127.5 - mean) / std).sum((1, 2, 3)) if stream == "rgb" else 0
-    return dict(state) | {name: weight * 127.5 / std, bias: state[bias] + shift}
+    seen = Seen(network.input_mean, network.input_std, network.input_bgr)
+    return seen.refit(state, name, centred=stream != "rgb")
+
+
+def last_layers(backbone: nn.Module | type[nn.Module]) -> tuple[str, ...]:
+    """The names of a backbone's classifiers: one, or one of each stream that it joins."""
+    return tuple(backbone.last_layers.values()) if hasattr(backbone, "last_layers") else (backbone.last_layer,)
 
 
 def start_classifier(backbone: nn.Module, *, std: float = 0.001) -> None:
-    """A new classifier: normal weights of deviation 0.001, zero bias (yjxiong/tsn-pytorch, `models.py`)."""
-    classifier = backbone.get_submodule(backbone.last_layer)
-    nn.init.normal_(classifier.weight, std=std)
-    nn.init.zeros_(classifier.bias)
+    """New classifiers: normal weights of deviation 0.001, zero bias (yjxiong/tsn-pytorch, `models.py`)."""
+    for name in last_layers(backbone):
+        classifier = backbone.get_submodule(name)
+        nn.init.normal_(classifier.weight, std=std)
+        nn.init.zeros_(classifier.bias)
 
 
 def read_weights(path: Path | str) -> dict[str, Tensor]:
-    """Tensors by name from a .safetensors, .pt or .pth file; nothing in the file is executed.
+    """Tensors by name from a file of one of SUFFIXES; nothing in the file is executed.
 
-    Takes the tensors from under `state_dict` where a checkpoint has one, and drops a `module.` in front of names.
+    Takes the tensors from where a checkpoint keeps them (CONTAINERS), and drops a `module.` in front of names. A .pkl
+    file is one of Caffe2, of NumPy's arrays.
     """
     path = Path(path)
     if not path.is_file():
         raise WeightsError(f"{path}: no such file; give the weights' path, or choose another source of weights")
-    if path.suffix not in (".safetensors", ".pt", ".pth"):
-        raise WeightsError(f"{path}: weights are read from .safetensors, .pt and .pth files")
+    if path.suffix not in SUFFIXES:
+        raise WeightsError(f"{path}: weights are read from {', '.join(SUFFIXES)} files")
+    read = {".safetensors": load_file, ".pkl": _load_arrays}.get(path.suffix, _load_tensors)
     try:
-        loaded = load_file(path) if path.suffix == ".safetensors" else _load_tensors(path)
+        loaded = read(path)
     except Exception as error:  # a damaged pickle raises nearly anything
         fix = "fetch it again or save it as safetensors"
         raise WeightsError(f"{path}: damaged, or holds more than tensors; {fix}") from error
     if not isinstance(loaded, Mapping):
         raise WeightsError(f"{path}: holds a {type(loaded).__name__}, not tensors by name")
-    state = loaded.get("state_dict", loaded)
+    state = next((loaded[key] for key in CONTAINERS if isinstance(loaded.get(key), Mapping)), loaded)
     return {name.removeprefix("module."): value for name, value in state.items() if isinstance(value, Tensor)}
 
 
@@ -174,8 +210,41 @@ def _load_tensors(path: Path) -> object:
     return torch.load(path, map_location="cpu", weights_only=True)
 
 
-def _classifier(backbone: nn.Module) -> tuple[str, str]:
-    return f"{backbone.last_layer}.weight", f"{backbone.last_layer}.bias"
+def _load_arrays(path: Path) -> dict[str, Tensor]:
+    """The `blobs` of a Caffe2 file, as tensors; strings of Python 2 are bytes in Latin-1."""
+    with open(path, "rb") as file:
+        blobs = ArrayUnpickler(file, encoding="latin1").load()["blobs"]
+    return {name: torch.from_numpy(np.array(blob)) for name, blob in blobs.items() if isinstance(blob, np.ndarray)}
+
+
+class ArrayUnpickler(pickle.Unpickler):
+    """Reads NumPy's arrays in dictionaries and lists; refuses a file that names anything else, before it is called."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        allowed = {
+            ("numpy", "dtype"): np.dtype,
+            ("numpy", "ndarray"): np.ndarray,
+            ("numpy.core.multiarray", "_reconstruct"): _empty_array,
+            ("numpy._core.multiarray", "_reconstruct"): _empty_array,  # by NumPy 2
+            ("_codecs", "encode"): _latin1,  # how Python 3 writes bytes for Python 2
+            ("collections", "OrderedDict"): OrderedDict,
+        }
+        if (module, name) not in allowed:
+            raise pickle.UnpicklingError(f"{module}.{name} is no array")
+        return allowed[module, name]
+
+
+def _empty_array(_kind: object, _shape: object, _letter: object) -> np.ndarray:
+    """What pickle fills with an array's shape, type and values."""
+    return np.empty(0)
+
+
+def _latin1(text: str, _encoding: str) -> bytes:
+    return text.encode("latin1")
+
+
+def _classifier(backbone: nn.Module) -> tuple[str, ...]:
+    return tuple(f"{name}.{kind}" for name in last_layers(backbone) for kind in ("weight", "bias"))
 
 
 def _refuse_misfits(
@@ -185,7 +254,8 @@ def _refuse_misfits(
     for name in reshaped:
         theirs, ours = tuple(state[name].shape), tuple(own[name].shape)
         classes = name in _classifier(backbone) and theirs[1:] == ours[1:]
-        channels = name == backbone.first_conv and theirs[:1] + theirs[2:] == ours[:1] + ours[2:] and theirs[1] == 3
+        first = name == getattr(backbone, "first_conv", None)
+        channels = first and theirs[:1] + theirs[2:] == ours[:1] + ours[2:] and theirs[1] == 3
         if not classes and not channels:
             raise WeightsError(f"{name} is {theirs} in the file, {ours} in the network; are width and stream the same?")
 
