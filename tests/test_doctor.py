@@ -14,7 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from reaction import doctor as module
 from reaction.cli import main
 from reaction.data import unpack
-from reaction.doctor import NETWORKS, PICTURES, SIZES, Need, doctor, needs, obstacles, rows
+from reaction.doctor import NETWORKS, PICTURES, SIZES, Need, doctor, needs, obstacles, rows, stages
 from reaction.machine import Finding
 from reaction.params import load
 from reaction.plan import Plan
@@ -284,7 +284,17 @@ def test_the_page_prints_the_costs_that_are_used():
         assert any(line.endswith(f" | {pixels:,} | {numbers} |") for line in lines), pixels
 
 
+def test_the_stages_of_a_table_are_all_of_it(plan):
+    lines = [[float(cell.replace(",", "")) for cell in row.split("|")[2:7]] for row in list(stages(plan, "hmdb51"))[2:]]
+    jobs, *sums = (sum(column) for column in zip(*lines, strict=True))
+    whole = needs(plan, "hmdb51")
+    assert jobs == sum(max(made.shards, 1) for made in plan.needed("hmdb51").values())
+    assert sums == pytest.approx(
+        [whole.disk / 1e9, *(s / 3600 for s in (whole.cpu, whole.beside, whole.gpu))], rel=0.05
+    )
+
+
 def test_the_page_prints_what_every_table_needs(plan):
-    expected = list(rows(plan, list(plan.params.tables)))
+    expected = [*rows(plan, list(plan.params.tables)), *stages(plan, "hmdb51"), *stages(plan, "jhmdb21_small")]
     absent = [row for row in expected if row not in PAGE.read_text().splitlines()]
     assert not absent, "docs/scale.md should have\n" + "\n".join(expected)

@@ -129,6 +129,8 @@ def doctor(tables: Sequence[str]) -> int:
     whole = needs(plan, *names)
     print(f"{'free disk':13} {free_disk() / 1e9:.0f} GB, and {_gigabytes(whole.disk)} GB to be written\n")
     print("\n".join(rows(plan, names)))
+    if len(names) == 1:
+        print("\n" + "\n".join(stages(plan, names[0])))
     reasons = list(obstacles(plan, *names))
     print("\n" + "\n".join(reasons or [f"{', '.join(names)}: can be made here, {_days(whole)}"]))
     return 1 if reasons else 0
@@ -142,6 +144,20 @@ def rows(plan: Plan, tables: Sequence[str]) -> Iterator[str]:
         need = needs(plan, name)
         hours = (_two(value / 3600) for value in (need.cpu, need.beside, need.gpu))
         yield f"| `{name}` | {_gigabytes(need.disk)} | {' | '.join(hours)} |"
+
+
+def stages(plan: Plan, table: str) -> Iterator[str]:
+    """The same of one table by rule; a job makes a shard or a run."""
+    todo = _todo(plan, (table,))
+    yield "| rule | jobs | disk, GB | CPU hours without a GPU | or CPU hours | and hours of a P100 |"
+    yield "|---|--:|--:|--:|--:|--:|"
+    for rule in KINDS:
+        if not (mine := [made for made in todo if made.rule == rule]):
+            continue
+        jobs = sum(round(max(made.shards, 1) * _absent(made)) for made in mine)
+        need = sum((_cost(made, plan.params) * _absent(made) for made in mine), Need())
+        hours = (_two(value / 3600) for value in (need.cpu, need.beside, need.gpu))
+        yield f"| `{rule}` | {jobs:,} | {_gigabytes(need.disk)} | {' | '.join(hours)} |"
 
 
 def needs(plan: Plan, *tables: str) -> Need:
