@@ -31,12 +31,17 @@ def network_spec(plan: Plan, name: str) -> dict[str, Any]:
     """What the `network_table` command needs to know, as JSON."""
     table = plan.params.network_tables[name]
     return {
-        "paper": f"workflow/papers/{table.paper}.yaml",
+        "paper": network_papers(plan, name)[0],
         "claims": table.claims,
         "classes": table.classes,
         "fps": table.fps,
         "rows": [_network_row(plan, *row) for row in table.rows.items()],
     }
+
+
+def network_papers(plan: Plan, name: str) -> list[str]:
+    """The file of the paper that a table of networks is set beside."""
+    return [f"workflow/papers/{plan.params.network_tables[name].paper}.yaml"]
 
 
 def _network_row(plan: Plan, method: str, protocol: str) -> dict[str, Any]:

@@ -72,11 +72,19 @@ def with_maps():
     return "|".join(name for name, one in PARAMS.tables.items() if one.maps) or "(?!)"
 
 
+def of_networks():
+    """What names of tables of networks look like; nothing does where there are none."""
+    return "|".join(PARAMS.network_tables) or "(?!)"
+
+
 def checked(wildcards):
-    """The name of the table or set of figures, if params.yaml has it."""
-    kind, known = ("figures", PARAMS.figures)
-    if hasattr(wildcards, "table"):
-        kind, known = ("table", PARAMS.tables)
+    """The name of the table, of networks or results, or of the set of figures, if params.yaml has it."""
+    kinds = {
+        "figures": PARAMS.figures,
+        "table": PARAMS.tables,
+        "networks": PARAMS.network_tables,
+    }
+    kind, known = next((k, kinds[k]) for k in kinds if hasattr(wildcards, k))
     name = getattr(wildcards, kind)
     if name not in known:
         raise WorkflowError(

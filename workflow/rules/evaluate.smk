@@ -14,7 +14,7 @@ rule score:
     benchmark:
         "timings/score/{dataset}/{name}.tsv"
     wildcard_constraints:
-        name="[^/]+-(rgb|flow|rgbdiff)-split[^/]+",
+        name="[^/]+-(rgb|flow|rgbdiff|joint)-split[^/]+",
     threads: by_scale("scores", paper=8, reduced=1)
     resources:
         gpu=by_scale("scores", paper=1, reduced=0),

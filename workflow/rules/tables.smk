@@ -50,7 +50,30 @@ use rule table as table_with_maps with:
         table=with_maps(),
 
 
-ruleorder: table_with_maps > table
+# Without results: what networks are, and what they see.
+rule network_table:
+    input:
+        papers=reads(specs.network_papers),
+    output:
+        csv=report(
+            "results/tables/{networks}.csv",
+            caption="../report/networks_table.rst",
+            category="Tables",
+            labels={"table": "{networks}", "what": "networks"},
+        ),
+        md="results/tables/{networks}.md",
+    log:
+        "logs/network_table/{networks}.log",
+    wildcard_constraints:
+        networks=of_networks(),
+    localrule: True
+    params:
+        spec=told(specs.network_spec),
+    shell:
+        "reaction network_table {output.csv:q} --spec {params.spec:q} > {log:q} 2>&1"
+
+
+ruleorder: network_table > table_with_maps > table
 
 
 rule figure:

@@ -34,17 +34,22 @@ class ClipNet(TSN):
 
 
 class JointNet(TSN):
-    """A backbone of frames (B, 3, S, H, W) and flow (B, 2, L, H, W) at once; `frames` is S."""
+    """A backbone of frames (B, 3, S, H, W) and flow (B, 2, L, H, W) at once; `frames` is S.
+
+    Of one frame it may as well be a backbone of pictures: (B, 3, H, W) and (B, 2 L, H, W), not `in_time`.
+    """
 
     views_at_once = 4
 
-    def __init__(self, backbone: nn.Module, *, frames: int) -> None:
+    def __init__(self, backbone: nn.Module, *, frames: int, in_time: bool = True) -> None:
         super().__init__(backbone)
-        self.frames = frames
+        self.frames, self.in_time = frames, in_time
 
     def forward(self, clip: Tensor, maps: Tensor | None = None) -> Tensor:
         """Logits (B, classes) of clips (B, K, 3 S + 2 L, H, W), frames before flow."""
         views = self.enter(clip, maps).flatten(0, 1)  # (B * K, 3 S + 2 L, H, W)
         rgb, flow = torch.tensor_split(views, [3 * self.frames], dim=1)
-        logits = self.backbone(as_time(rgb, 3), as_time(flow, 2))  # (B * K, classes)
+        if self.in_time:
+            rgb, flow = as_time(rgb, 3), as_time(flow, 2)
+        logits = self.backbone(rgb, flow)  # (B * K, classes)
         return self.agree(logits.unflatten(0, clip.shape[:2]))

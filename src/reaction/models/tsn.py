@@ -18,6 +18,8 @@ from typing import Self
 import torch
 from torch import Tensor, nn
 
+from reaction.models.weights import last_layers
+
 CONSENSUS = ("average", "max", "weighted")
 
 
@@ -83,15 +85,9 @@ class TSN(nn.Module):
         """Train nothing but the classifiers: the rest, its statistics too, is a fixed extractor of features."""
         self.only_last = True
         self.requires_grad_(False)
-        for name in self.last_layers:
+        for name in last_layers(self.backbone):
             self.backbone.get_submodule(name).requires_grad_(True)
         self.train(self.training)
-
-    @property
-    def last_layers(self) -> tuple[str, ...]:
-        """The names of the backbone's classifiers: one, or one of each stream that it joins."""
-        last = self.backbone.last_layer
-        return (last,) if isinstance(last, str) else tuple(last)
 
     def train(self, mode: bool = True) -> Self:
         super().train(mode)

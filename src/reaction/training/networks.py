@@ -14,20 +14,33 @@ from reaction.clips.loader import Stream
 from reaction.data.index import read_classes
 from reaction.files import read_json, sha256
 from reaction.models.bn_inception import BNInception
+from reaction.models.c3d import C3D
 from reaction.models.clip_net import ClipNet, JointNet
 from reaction.models.cnn_m import CNNM
+from reaction.models.convnet_lstm import ConvNetLSTM
+from reaction.models.fused3d import Fused3D
+from reaction.models.i3d import I3D, inflate
+from reaction.models.inception_v1 import FIRST_CONV, InceptionV1, spread
 from reaction.models.inception_v3 import InceptionV3
 from reaction.models.multitask import Tasks
 from reaction.models.st_attention import STAttention
 from reaction.models.tsn import TSN
+from reaction.models.two_stream_2d import TwoStream2D
 from reaction.models.vgg import VGG16
-from reaction.models.weights import check, download, load_pretrained, read_weights, start_classifier
+from reaction.models.weights import check, download, last_layers, load_pretrained, read_weights, start_classifier
 from reaction.training.job import tell
 
 MODEL = "model.safetensors"
-CLIPS: dict[str, type] = {}
-JOINT: dict[str, type] = {}
-BACKBONES = {"inception_v3": InceptionV3, "bn_inception": BNInception, "cnn_m_2048": CNNM, "vgg16": VGG16}
+FRAMES = {
+    "inception_v3": InceptionV3,
+    "bn_inception": BNInception,
+    "cnn_m_2048": CNNM,
+    "vgg16": VGG16,
+    "inception_v1": InceptionV1,
+}
+CLIPS = {"convnet_lstm": ConvNetLSTM, "c3d": C3D, "i3d": I3D}
+JOINT = {"two_stream_joint": TwoStream2D, "fused3d": Fused3D}
+BACKBONES = FRAMES | CLIPS | JOINT
 DOWNLOADS = Path("downloads/weights")
 
 
@@ -58,7 +71,7 @@ def build_network(network: Mapping[str, Any], *, stream: str, classes: int) -> T
     options["channels"] = _seen(network, stream).channels + _map_channels(entry)
     if name == "cnn_m_2048":
         options["second_norm"] = stream != "flow"  # the temporal net has none (Two-Stream, section 5)
-    backbone = BACKBONES[name](**options)
+    backbone = FRAMES[name](**options)
     consensus = {"consensus": network.get("consensus", "average"), "segments": network["segments"]}
     if entry is None:
         return TSN(backbone, partial_bn=network["partial_bn"], **consensus)
@@ -68,11 +81,14 @@ def build_network(network: Mapping[str, Any], *, stream: str, classes: int) -> T
 def _network_of_clips(network: Mapping[str, Any], stream: str, options: Mapping[str, Any]) -> TSN:
     name = network["backbone"]
     if name in JOINT:
-        return JointNet(JOINT[name](**options), frames=network.get("frames", 1))
+        return JointNet(JOINT[name](**options), frames=network.get("frames", 1), in_time=name == "fused3d")
     channels = 2 if stream == "flow" else 3
+    own = {}
     if name == "c3d":
-        options = {**options, "size": network["input"]}  # its first fully connected layer sees the whole picture
-    return ClipNet(CLIPS[name](channels=channels, **options), channels=channels)
+        own["image"] = network["input"]  # its first fully connected layer sees the whole picture
+    if name == "convnet_lstm":
+        own["steps"] = network["stack"]  # it keeps statistics of each
+    return ClipNet(CLIPS[name](channels=channels, **options, **own), channels=channels)
 
 
 def tasks_of(frozen: Mapping[str, Any]) -> Tasks | None:
@@ -109,14 +125,16 @@ def load_start(model: TSN, config: Mapping[str, Any], init: str | None) -> dict[
             state = state | _new_classifiers(model)
         _fit(model, state, Path(init))
         return {"source": "run", "run": init}
-    weights = config["weights"]
+    weights, network = config["weights"], config["network"]
     if weights["source"] == "none":
         start_classifier(model.backbone)
         return {"source": "none"}
     path = _weights_file(weights)
     read = read_weights(path)
     state = {name.removeprefix("backbone."): value for name, value in read.items()}
-    network = config["network"]
+    if FIRST_CONV in state and network["backbone"] != "inception_v1":
+        inside = inflate if network["backbone"] == "i3d" else spread
+        state = inside(state, model.backbone)
     # A network without a map has map_channel None, and no channel to fill with it.
     entering = {"extra": _map_channels(network["entry"]), "map_channel": network["map_channel"] or "mean"}
     # A run's own weights say backbone, and were trained on what the clip loader hands over.
@@ -144,11 +162,13 @@ def _new_classifiers(model: TSN) -> dict[str, Tensor]:
     """The classifiers of `model`, started anew, by name: what a run on other classes has says nothing here."""
     start_classifier(model.backbone)
     own = model.state_dict()
-    return {name: own[name] for last in model.last_layers for name in own if name.startswith(f"backbone.{last}.")}
+    return {
+        name: own[name] for last in last_layers(model.backbone) for name in own if name.startswith(f"backbone.{last}.")
+    }
 
 
 def _last_layer(config: Mapping[str, Any]) -> str:
-    return f"backbone.{BACKBONES[config['network']['backbone']].last_layer}"
+    return f"backbone.{last_layers(BACKBONES[config['network']['backbone']])[0]}"
 
 
 def _fit(model: TSN, state: Mapping[str, Tensor], folder: Path) -> None:
