@@ -27,6 +27,9 @@ class Truth:
     def __len__(self) -> int:
         return len(self.box)
 
+    def __getitem__(self, chosen: NDArray) -> "Truth":
+        return Truth(self.video[chosen], self.frame[chosen], self.box[chosen], self.label[chosen])
+
 
 @dataclass(frozen=True)
 class Detections:
@@ -87,7 +90,7 @@ def iou(first: NDArray, second: NDArray, edge: float = 0.0) -> NDArray:
     """Overlap (N,) of boxes (N, 4) that belong together; `edge` is added to every width and height."""
     width = np.minimum(first[:, 2], second[:, 2]) - np.maximum(first[:, 0], second[:, 0]) + edge
     height = np.minimum(first[:, 3], second[:, 3]) - np.maximum(first[:, 1], second[:, 1]) + edge
-    shared = np.maximum(width, 0) * np.maximum(height, 0)
+    shared = np.multiply(np.maximum(width, 0), np.maximum(height, 0), dtype=np.float64)  # as numpy-based sources do
     union = area(first, edge) + area(second, edge) - shared
     return np.divide(shared, union, out=np.zeros_like(shared), where=union > 0)
 

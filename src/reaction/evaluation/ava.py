@@ -1,0 +1,157 @@
+"""AVA's mean average precision at an overlap of 0.5, as the three public evaluators count it, which disagree.
+
+Common to all: boxes in fractions of the frame, a detection whose best truth was taken misses, the area under the
+largest precision at each recall, the mean over classes that have truth.
+
+- `activitynet`: google-research/ActivityNet, `get_ava_performance.py` of 2021, the official one. The best 50 detections
+  of a keyframe, of all classes together; only keyframes listed in the ground truth; no list of exclusions.
+- `slowfast`: facebookresearch/SlowFast, `ava_evaluation/` and `ava_eval_helper.py`. All detections; of two on one truth
+  the one listed first hits, whatever their scores; false alarms on keyframes without truth count; excluded keyframes
+  are dropped from both sides.
+- `mmaction2`: open-mmlab/mmaction2, `ava_utils.py`. All detections; only keyframes with truth; a class without a
+  detection does not count in the mean; truths of excluded keyframes still count as missed; overlaps are computed in
+  float32, so that an exact 0.5 may fall below; detections without an area are false alarms, where the others drop them.
+
+`activitynet` cuts off equals at the 50th place in the order they come in, as its source does.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from reaction.evaluation.average_precision import MeanAP, curve
+from reaction.evaluation.boxes import Pairs, Truth, check_boxes, claim, frame_ids, overlapping
+
+THRESHOLD = 0.5
+MINI_EVERY = 4  # SlowFast validates on keyframes of seconds that 4 divides unless AVA.FULL_TEST_ON_VAL is set
+
+
+@dataclass(frozen=True)
+class ActionScores:
+    """Detected people and a score for each action: video, second int64 (N,), box (N, 4), score (N, C), NaN for none."""
+
+    video: NDArray
+    second: NDArray
+    box: NDArray
+    score: NDArray
+
+    def __post_init__(self) -> None:
+        check_boxes(self.box, video=self.video, second=self.second, score=self.score)
+
+    def __len__(self) -> int:
+        return len(self.box)
+
+    def __getitem__(self, chosen: NDArray) -> "ActionScores":
+        return ActionScores(self.video[chosen], self.second[chosen], self.box[chosen], self.score[chosen])
+
+
+@dataclass(frozen=True)
+class AvaProtocol:
+    """One way to count; see the header. `undetected` is the AP of a class with truth and without detections."""
+
+    name: str
+    keyframes: Literal["listed", "with truth", "all"]
+    excludes: Literal["nothing", "both", "detections"]
+    most_per_keyframe: int | None = None
+    first_listed: bool = False
+    undetected: float = 0.0
+    empty_boxes: bool = False
+    precision: type = np.float64
+
+
+ACTIVITYNET = AvaProtocol("activitynet", "listed", "nothing", most_per_keyframe=50)
+SLOWFAST = AvaProtocol("slowfast", "all", "both", first_listed=True)
+MMACTION2 = AvaProtocol(
+    "mmaction2", "with truth", "detections", undetected=float("nan"), empty_boxes=True, precision=np.float32
+)
+PROTOCOLS = {protocol.name: protocol for protocol in (ACTIVITYNET, SLOWFAST, MMACTION2)}
+
+
+def ava_map(
+    truth: Truth,
+    detections: ActionScores,
+    *,
+    protocol: AvaProtocol,
+    part: Literal["full", "mini"] = "full",
+    listed: NDArray | None = None,
+    excluded: NDArray | None = None,
+) -> MeanAP:
+    """Average precision of each of C actions; a truth's `frame` is its second and its label a column of the scores.
+
+    `listed` (M, 2) are keyframes, as video and second, that the ground truth has without an evaluated action, and
+    `excluded` (M, 2) those of the official list. `mini` takes every fourth second, and says so in the result's name.
+    """
+    if part == "mini":
+        truth = truth[truth.frame % MINI_EVERY == 0]
+        detections = detections[detections.second % MINI_EVERY == 0]
+    positives, truth, detections = _counted(truth, detections, protocol, _ids(listed), _ids(excluded))
+    kept = None if protocol.most_per_keyframe is None else _best(detections, protocol.most_per_keyframe)
+    row, label = _hits(truth, detections, protocol, kept)
+    per_class = np.full(len(positives), np.nan)
+    for action in np.flatnonzero(positives):
+        scores = detections.score[:, action] if kept is None else detections.score[kept[:, action], action]
+        scores = scores[~np.isnan(scores)]
+        hit_scores = detections.score[row[label == action], action]
+        found = curve(scores, hit_scores, positives[action]).every_point()
+        per_class[action] = found if len(scores) else protocol.undetected
+    return MeanAP(protocol.name if part == "full" else f"{protocol.name}-{part}", THRESHOLD, per_class)
+
+
+def _ids(keyframes: NDArray | None) -> NDArray:
+    return np.empty(0, np.int64) if keyframes is None else frame_ids(keyframes[:, 0], keyframes[:, 1])
+
+
+def _counted(
+    truth: Truth, detections: ActionScores, protocol: AvaProtocol, listed: NDArray, excluded: NDArray
+) -> tuple[NDArray, Truth, ActionScores]:
+    """How many truths each class has (C,), and the truths and detections that are compared."""
+    keys, true_keys = frame_ids(detections.video, detections.second), frame_ids(truth.video, truth.frame)
+    out, true_out = np.zeros(len(keys), bool), np.zeros(len(true_keys), bool)
+    if protocol.keyframes != "all":
+        read = true_keys if protocol.keyframes == "with truth" else np.concatenate([true_keys, listed])
+        out |= ~np.isin(keys, read)
+    if protocol.excludes != "nothing":
+        out |= np.isin(keys, excluded)
+        true_out |= np.isin(true_keys, excluded)
+    if not protocol.empty_boxes:
+        out |= (detections.box[:, 2:] <= detections.box[:, :2]).any(axis=1)
+    labels = truth.label if protocol.excludes == "detections" else truth.label[~true_out]
+    positives = np.bincount(labels, minlength=detections.score.shape[1])
+    return positives, truth[~true_out], detections[~out] if out.any() else detections
+
+
+def _hits(
+    truth: Truth, detections: ActionScores, protocol: AvaProtocol, kept: NDArray | None
+) -> tuple[NDArray, NDArray]:
+    """Rows of detections and the actions, both (H,), that hit a truth."""
+    keys, true_keys = frame_ids(detections.video, detections.second), frame_ids(truth.video, truth.frame)
+    boxes, true_boxes = (one.box.astype(protocol.precision) for one in (detections, truth))
+    pairs = overlapping((keys, boxes), (true_keys, true_boxes), least=THRESHOLD)
+    label, actions = truth.label[pairs.truth], detections.score.shape[1]
+    scored = ~np.isnan(detections.score[pairs.detection, label])
+    if kept is not None:
+        scored &= kept[pairs.detection, label]
+    pairs, label = pairs[scored], label[scored]
+    rank = pairs.detection if protocol.first_listed else -detections.score[pairs.detection, label]
+    frames = np.unique(true_keys[pairs.truth], return_inverse=True)[1]
+    of_action = Pairs(pairs.detection * actions + label, pairs.truth, pairs.overlap)
+    hit, _ = claim(of_action, rank, frames * actions + label, second_choice=False)
+    return hit // actions, hit % actions
+
+
+def _best(detections: ActionScores, most: int) -> NDArray[np.bool_]:
+    """Which scores (N, C) are among the `most` best of their keyframe; of equals at the limit, the first ones."""
+    kept = ~np.isnan(detections.score)
+    keys = frame_ids(detections.video, detections.second)
+    order = np.argsort(keys, kind="stable")
+    for rows in np.split(order, np.flatnonzero(np.diff(keys[order])) + 1):
+        scores = detections.score[rows].ravel()
+        own = np.flatnonzero(~np.isnan(scores))
+        if len(own) > most:
+            limit = np.partition(scores[own], -most)[-most]
+            better, equal = scores > limit, np.flatnonzero(scores == limit)
+            better[equal[: most - int(better.sum())]] = True
+            kept[rows] = better.reshape(len(rows), -1)
+    return kept
