@@ -138,6 +138,7 @@ def test_flow_features_cannot_be_given_to_the_rgb_stream(values):
             "`hmdb51` is none of jhmdb21, ucf101",
         ),
         (("methods", "two_stream_multitask", "multi_task", "streams"), ["rgbdiff"], "`rgbdiff` is none of rgb, flow"),
+        (("schedules", "tsn_flow", "jitter"), 0.1, r"tsn.*\.streams\.flow\.jitter: only rgb has colours"),
         (("protocols", "tsn", "fusion", "flow"), 0, r"protocols\.tsn\.fusion\.flow.*greater than 0"),
         (("scales", "tiny", "features"), {"rgb": "rgb-128x96"}, r"scales\.tiny\.features: `flow` is none of rgb"),
         (("tables", "synthetic", "seeds"), [], r"tables\.synthetic\.seeds"),

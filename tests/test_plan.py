@@ -365,12 +365,15 @@ def specs(plan, table):
     return spec.get("parts", [spec])
 
 
+SIMONYAN = {f"two_stream_{net}{protocol}" for net in ("cnn_m", "multitask") for protocol in ("", ":two_stream_svm")}
 COMPARABLE = {  # rows of the papers' own network, weights and test; every other row of every table says why it is not
     "hmdb51": {"st_phase1", "st_attention"},
     "ucf101": {"st_phase1", "st_attention"},
     "jhmdb21": {"st_phase1", "st_attention"},
     "park2019_table4_1": {"st_attention"},
     "park2019_table4_2": {"st_attention"},
+    "simonyan2014_ucf101": SIMONYAN,  # their rgb: flow is by TV-L1
+    "simonyan2014_hmdb51": SIMONYAN,
     "wang2016_ucf101": {"tsn_bn_inception", "tsn_bn_inception:tsn3", "tsn_k1", "tsn_max", "tsn_weighted"},
     "wang2016_hmdb51": {"tsn_bn_inception", "tsn_bn_inception:tsn3", "tsn_k1", "tsn_max", "tsn_weighted"},
 }
@@ -382,6 +385,27 @@ def test_rows_that_may_be_set_against_a_paper():
         cells = [cell for spec in specs(plan, table) for cell in spec["results"]]
         assert {cell["method"] for cell in cells if cell["comparable"]} == COMPARABLE.get(table, set()), table
         assert all(cell["comparable"] == (not cell["why"]) for cell in cells)
+
+
+def test_what_stands_in_is_told_of_the_stream_that_it_is_about():
+    cells = table_spec(Plan(parse(SHIPPED)), "simonyan2014_hmdb51")["results"]
+    why = {(cell["method"], cell["stream"]): cell["why"] for cell in cells}
+    assert why["two_stream_cnn_m", "rgb"] == ""
+    assert why["two_stream_cnn_m", "flow"] == why["two_stream_cnn_m", "fusion"] == "flow by TV-L1 instead of Brox"
+    assert why["two_stream_vgg16", "rgb"] == "VGG-16 instead of CNN-M-2048"
+    both = "VGG-16 instead of CNN-M-2048; VGG-16 instead of CNN-M-2048; flow by TV-L1 instead of Brox"
+    assert why["two_stream_vgg16", "fusion"] == both
+
+
+def test_two_stream_s_own_schedules_count_updates_and_its_rgb_trains_the_last_layer():
+    plan = Plan(parse(SHIPPED))
+    for table in ("simonyan2014_ucf101", "simonyan2014_hmdb51"):
+        runs = [one for one in plan.needed(table).values() if one.rule == "train"]
+        rgb, flow = ([one.config for one in runs if one.config["stream"] == stream] for stream in ("rgb", "flow"))
+        assert {one["training"]["updates"] for one in rgb} == {20_000}
+        assert {one["training"]["updates"] for one in flow} == {80_000}
+        assert {(one.get("trains"), one["augmentation"].get("jitter")) for one in rgb} == {("last", 0.1)}
+        assert {(one.get("trains"), one["augmentation"].get("jitter")) for one in flow} == {(None, None)}
 
 
 def test_the_ceilings_told_are_those_that_are_proved():

@@ -267,9 +267,12 @@ def _pictures(resize: str) -> tuple[Pictures, float]:
 
 def _trained(made: Artifact, size: Size) -> Need:
     network, training = made.config["network"], made.config["training"]
-    images = _train(made, size) * training["epochs"] * network["segments"]
-    costs = _network(network)
+    updates = training.get("updates")
+    clips = updates * training["batch"] if updates else _train(made, size) * training["epochs"]
+    images, costs = clips * network["segments"], _network(network)
     done = _networked(made, images, costs.train, costs.macs)
+    if made.config.get("trains") == "last":  # the way back ends where it begins
+        done = _networked(made, images, costs.forward, costs.macs * GPU_FORWARD)
     return done + _loaded(made, images, costs.load) + Need(disk=4 * costs.parameters)
 
 

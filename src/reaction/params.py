@@ -209,11 +209,17 @@ class StreamRecipe(Model):
     scales: tuple[Fraction, ...] = Field(description="crop sides relative to the shorter side of the frame")
     fixed_offsets: bool = Field(description="crops at 13 fixed places (TSN) instead of anywhere")
     flip: bool
+    jitter: Annotated[float, Field(ge=0)] = Field(
+        0.0, description="deviation of random shifts along the principal axes of colour (Krizhevsky 2012 has 0.1)"
+    )
     holdout: Annotated[float, Field(ge=0, lt=1)] = Field(
         description="share of the training groups that chooses the best epoch instead of training"
     )
     weights: str | None = Field(
         None, description="a key of `weights:`, where the stream starts otherwise than the method"
+    )
+    trains: Literal["all", "last"] = Field(
+        "all", description="`last`: the classifier alone, on what the other layers and their statistics make of a clip"
     )
     mean_flow: bool = Field(
         False, description="each displacement field loses its mean vector (Two-Stream, section 3.1)"
@@ -332,16 +338,15 @@ class Method(Model):
     weights: str = Field(description="a key of `weights:`")
     init: str | None = Field(None, description="the method whose run of the same split, seed and stream is the start")
     init_on: Place | None = Field(None, description="where that run is, if not on the same dataset and split")
-    trains: Literal["all", "last"] = Field(
-        "all", description="`last`: the classifier alone, on what the other layers and their statistics make of a clip"
-    )
     features: dict[Stream, str] | None = Field(None, description="at the papers' own size, instead of the scale's")
     runs: dict[Stream, str] = Field({}, description="streams that another method trains just so: its runs are taken")
     map: MapInput | None = None
     attention: Attention | None = None
     alternation: Alternation | None = None
     multi_task: MultiTask | None = None
-    stands_in: str | None = Field(None, description="what differs from the paper's own network, if anything does")
+    stands_in: str | dict[Stream, str] | None = Field(
+        None, description="what differs from the paper's own network or training, if anything does, or in which stream"
+    )
 
     @property
     def tested(self) -> tuple[str, ...]:
@@ -350,10 +355,10 @@ class Method(Model):
 
     def transferred(self, name: str, transfer: Transfer) -> "Method":
         """This method, called `name`, as `transfer` would have it."""
-        changed = {"epochs": None, **transfer.model_dump(include={"updates", "steps", "learning_rate", "batch"})}
+        changed = {"epochs": None, **transfer.model_dump(exclude={"source"})}
         streams = {stream: recipe.model_copy(update=changed) for stream, recipe in self.streams.items()}
         start = {} if transfer.source is None else {"init": name, "init_on": transfer.source}
-        return self.model_copy(update={"streams": streams, "trains": transfer.trains} | start)
+        return self.model_copy(update={"streams": streams} | start)
 
 
 class Scale(Model):
@@ -591,6 +596,8 @@ class Params(Model):
                 _known(f"{key}.streams.{stream}.weights", recipe.weights, self.weights)
             if recipe.mean_flow and stream != "flow":
                 raise ValueError(f"{key}.streams.{stream}.mean_flow: only flow has a mean displacement")
+            if recipe.jitter and stream != "rgb":
+                raise ValueError(f"{key}.streams.{stream}.jitter: only rgb has colours")
         self._check_runs(f"{key}.runs", method)
         if method.alternation is not None and method.attention is None:
             raise ValueError(f"{key}: `alternation:` needs `attention:` to say what the maps are")

@@ -321,9 +321,10 @@ class Plan:
                 "scales": list(scale.crops or recipe.scales),
                 "fixed_offsets": recipe.fixed_offsets,
                 "flip": recipe.flip,
-            },
+            }
+            | ({"jitter": recipe.jitter} if recipe.jitter else {}),
             "maps": _entering_maps(method, train_maps),
-        } | _started(method)
+        } | _started(method, recipe)
 
     def network(self, run: "Run", stream: str) -> dict[str, Any]:
         """What `reaction.training.networks.build_network` builds, and how a video enters it."""
@@ -589,10 +590,10 @@ def _unusual(method: Method, recipe: StreamRecipe) -> dict[str, Any]:
     return consensus | seen
 
 
-def _started(method: Method) -> dict[str, Any]:
+def _started(method: Method, recipe: StreamRecipe) -> dict[str, Any]:
     """What a run does otherwise than train all of a network: written down only where it does."""
     new = {"new_classifier": True} if method.init_on else {}
-    return new | ({} if method.trains == "all" else {"trains": method.trains})
+    return new | ({} if recipe.trains == "all" else {"trains": recipe.trains})
 
 
 def _fusing(protocol: Protocol) -> dict[str, Any]:

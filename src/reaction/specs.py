@@ -7,7 +7,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from reaction.params import MODALITY, Dataset, Figures, Params, Table, of_row
+from reaction.params import MODALITY, Dataset, Figures, Method, Params, Table, of_row
 from reaction.plan import KINDS, Artifact, Plan, Result, Run, shown, views
 
 
@@ -84,7 +84,7 @@ def _agreement(one: Result) -> dict[str, Any]:
 
 
 def _cell(plan: Plan, table: Table, result: Result) -> dict[str, Any]:
-    why = incomparable(plan.params, table, result.method)
+    why = incomparable(plan.params, table, result.method, result.stream)
     return {
         "method": result.method,
         "stream": result.stream,
@@ -201,8 +201,8 @@ def _ceilings(dataset: Dataset) -> dict[str, float] | None:
     return {"rgb": 1 / motions, "flow": 1 / appearances, "fusion": 1.0}
 
 
-def incomparable(params: Params, table: Table, row: str) -> list[str]:
-    """Why a result may not be set against the published number; empty if it may."""
+def incomparable(params: Params, table: Table, row: str, stream: str) -> list[str]:
+    """Why the result of a row's stream may not be set against the published number; empty if it may."""
     method, _ = of_row(row, table.protocol)
     scale, described = params.scales[table.scale], params.methods[method]
     weights = params.weights[scale.weights or described.weights]
@@ -213,12 +213,19 @@ def incomparable(params: Params, table: Table, row: str) -> list[str]:
         reasons.append("no ImageNet weights")
     if params.datasets[table.dataset].classes:
         reasons.append(f"{len(params.datasets[table.dataset].classes)} classes only")
-    if described.stands_in:
-        reasons.append(described.stands_in)
+    reasons += _stands_in(described, stream)
     layers = described.attention.layers if described.attention else ()
     if moved := [f"{scale.layers[layer]} for {layer}" for layer in layers if layer in (scale.layers or {})]:
         reasons.append(f"maps of {', '.join(moved)}")
     return reasons
+
+
+def _stands_in(method: Method, stream: str) -> list[str]:
+    """What differs from the paper's own in a stream; in a fusion, in any of its streams."""
+    if not isinstance(method.stands_in, Mapping):
+        return [method.stands_in] if method.stands_in else []
+    own = {one: text for one, text in method.stands_in.items() if stream in (one, "fusion")}
+    return list(dict.fromkeys(own.values()))
 
 
 def oracle(params: Params, table: Table, row: str) -> bool:

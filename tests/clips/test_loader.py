@@ -110,6 +110,20 @@ def train_clips(frames, names=("a",), *, stream=RGB, maps=None, **changes):
     )
 
 
+def test_colour_jitter_shifts_each_channel_of_a_clip_and_nothing_else():
+    frames, _ = map_scene(RGB)
+    plain, jittered = train_clips(frames), train_clips(frames, jitter=0.1)
+    shifts = []
+    for epoch in range(3):
+        plain.set_epoch(epoch)
+        jittered.set_epoch(epoch)
+        change = jittered[0]["clip"] - plain[0]["clip"]  # (3, 3, h, w): the same crop and flip
+        shifts.append(change.mean((0, 2, 3)))
+        assert (change - shifts[-1][:, None, None]).abs().max() < 1e-6
+        assert torch.equal(jittered[0]["clip"], jittered[0]["clip"])
+    assert (shifts[0] - shifts[1]).abs().max() > 1e-4
+
+
 @pytest.mark.parametrize("fixed_offsets", [True, False])
 @pytest.mark.parametrize("stream", [RGB, FLOW], ids=["rgb", "flow"])
 def test_image_and_map_go_through_the_same_crop_and_flip(stream, fixed_offsets):

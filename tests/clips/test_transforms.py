@@ -3,7 +3,10 @@ import numpy as np
 import pytest
 
 from reaction.clips.transforms import (
+    COLOUR_AXES,
+    COLOUR_DEVIATIONS,
     Crop,
+    colour_shift,
     crop_sizes,
     cut,
     fixed_offsets,
@@ -194,3 +197,15 @@ def test_without_mean_flow_a_panning_camera_stands_still():
     stacks = normalise(np.stack([np.moveaxis(field, -1, 0) for field in (still, panning)]).reshape(1, 4, 6, 8))
     result = subtract_mean_flow(stacks, mean_flow([still, panning])[None], flipped=False)
     np.testing.assert_allclose(result, 0, atol=1e-6)
+
+
+def test_colours_shift_along_their_principal_axes_by_their_deviations():
+    """The shifts' covariance is A diag(s^2) A^T, times what the scale of [-1, 1] doubles."""
+    assert np.abs(COLOUR_AXES.T @ COLOUR_AXES - np.eye(3)).max() < 1e-3, "axes at right angles"
+    rng = np.random.default_rng(0)
+    shifts = np.stack([colour_shift(0.1, rng) for _ in range(20_000)])
+    expected = 4 * COLOUR_AXES @ np.diag((0.1 * COLOUR_DEVIATIONS) ** 2) @ COLOUR_AXES.T
+    assert np.cov(shifts.T) == pytest.approx(expected, rel=0.05)
+    assert np.abs(shifts.mean(axis=0)).max() < 1e-3
+    brightness = shifts.mean(axis=1)
+    assert np.corrcoef(brightness, shifts[:, 0])[0, 1] > 0.98, "most of it is brighter or darker"

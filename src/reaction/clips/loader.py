@@ -20,6 +20,7 @@ from reaction.clips.rgbdiff import frame_differences, frames_needed
 from reaction.clips.samplers import stack_indices, test_segments, train_segments
 from reaction.clips.transforms import (
     Crop,
+    colour_shift,
     cut,
     flip,
     mean_flow,
@@ -95,11 +96,12 @@ class Stream:
 
 @dataclass(frozen=True)
 class Augmentation:
-    """TSN's augmentation; its flow networks leave the last scale out."""
+    """TSN's augmentation; its flow networks leave the last scale out. `jitter` is of colour, which TSN has none of."""
 
     scales: Sequence[float] = (1.0, 0.875, 0.75, 0.66)
     fixed_offsets: bool = True
     flip: bool = True
+    jitter: float = 0.0
 
     def __post_init__(self) -> None:
         if not self.scales or not all(0 < scale <= 1 for scale in self.scales):
@@ -245,6 +247,9 @@ class TrainClips(_Clips):
         arrays = {"clip": self._view(pictures, crop, flipped)}
         if self.maps is not None:
             arrays["map"] = self._map_view(self._whole_maps(index, starts, height, width), crop, flipped)
+        if self.augmentation.jitter:
+            pixels = arrays["clip"].reshape(-1, 3, self.input, self.input)  # (K * span, 3, h, w), the clip's own memory
+            pixels += colour_shift(self.augmentation.jitter, rng)[:, None, None]
         return self._item(index, **arrays)
 
     def _augment(self, width: int, height: int, rng: np.random.Generator) -> tuple[Crop, bool]:

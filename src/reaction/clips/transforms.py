@@ -13,6 +13,10 @@ import numpy as np
 
 MODALITIES = ("rgb", "flow")  # what a stored picture shows
 MAX_DISTORT = 1  # steps in the list of scales between a crop's width and its height
+# Principal axes of ImageNet's colours (R, G, B from 0 to 1), a row each channel, and the deviation along each axis:
+# Krizhevsky et al. (NIPS 2012, section 4.1) print none; these are what fb.resnet.torch and its readers use.
+COLOUR_AXES = np.array([[-0.5675, 0.7192, 0.4009], [-0.5808, -0.0045, -0.8140], [-0.5836, -0.6948, 0.4203]])
+COLOUR_DEVIATIONS = np.array([0.2175, 0.0188, 0.0045])
 SNAP = 3  # a side nearer than this to the network's input becomes the input: no resizing by a hair's breadth
 
 
@@ -130,6 +134,16 @@ def normalise(image: np.ndarray) -> np.ndarray:
     scaled *= np.float32(2 / 255)
     scaled -= 1
     return scaled
+
+
+def colour_shift(deviation: float, rng: np.random.Generator) -> np.ndarray:
+    """What a picture's R, G and B change by, float32 (3,) on the scale of `normalise`: colour jitter.
+
+    A step along each principal axis of colour, in units of its deviation normal with the given `deviation`
+    (Krizhevsky et al., NIPS 2012, section 4.1).
+    """
+    steps = rng.normal(0, deviation, 3) * COLOUR_DEVIATIONS
+    return np.float32(2 * COLOUR_AXES @ steps)
 
 
 def mean_flow(fields: Sequence[np.ndarray]) -> np.ndarray:
