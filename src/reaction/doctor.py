@@ -44,7 +44,7 @@ class Size:
 
 
 SIZES = {
-    # Frames and bytes of HMDB-51 and UCF-101: reference/flow.md 5. Splits: the official lists.
+    # Frames and bytes of HMDB-51 and UCF-101: estimates, as in docs/scale.md. Splits: the official lists.
     "hmdb51": Size(6766, 0.63e6, 51, 1.8e9, (3570,) * 3, (1530,) * 3),
     "ucf101": Size(13320, 2.48e6, 101, 7e9, (9537, 9586, 9624), (3783, 3734, 3696)),
     # Counted: two clips per class and group, as params.yaml says; the archive is that of all classes.
