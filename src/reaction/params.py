@@ -71,7 +71,9 @@ class Generator(Model):
 class Dataset(Model):
     """Videos, labels and official splits."""
 
-    layout: Literal["hmdb51", "ucf101", "jhmdb21", "synthetic"] = Field(description="how its official lists are read")
+    layout: Literal["hmdb51", "ucf101", "jhmdb21", "kinetics400", "synthetic"] = Field(
+        description="how its official lists are read"
+    )
     splits: tuple[Positive, ...]
     shards: Positive = Field(description="files per feature; one job each, at most ten minutes of work")
     missing: Literal["error", "allow"] = Field("error", description="what an absent official video means")

@@ -126,7 +126,8 @@ def build_index(folder: Path | str, threads: int = 1) -> None:
     files = [SourceFile(row["path"], int(row["bytes"]), row["sha256"]) for row in _read_csv(source / "videos.csv")]
     found, rejected = match(official.entries, files)
     found = {entry.video: found[entry.video] for entry in kept.entries if entry.video in found}
-    rejected = [one for one in rejected if not one.video or one.video in {entry.video for entry in kept.entries}]
+    names = {entry.video for entry in kept.entries}
+    rejected = [one for one in rejected if not one.video or one.video in names]
     _check_missing(kept, found, config, source)
     paths = {video: source / "videos" / file.path for video, file in found.items()}
     facts = inspect_all(paths, threads, report=_Progress(config["dataset"], len(paths)))
@@ -159,11 +160,11 @@ def match(entries: Iterable[Entry], files: Iterable[SourceFile]) -> tuple[dict[s
     """The file of each official video, by its name without folder and extension; and the files that are of no use.
 
     Case and Unicode normalisation of names are ignored, since file systems and repackers change them. Of several files
-    for one video one that is not empty is taken, then the one in the folder of its class, then the one spelled as the
-    lists do.
+    for one video one that is not empty is taken, then one that replaces a corrupt one (a folder `replacement...`), then
+    the one in the folder of its class, then the one spelled as the lists do.
     """
-    entry_of = _by_key(entries)
-    candidates: dict[str, list[SourceFile]] = defaultdict(list)
+    entry_of = _by_key(list(entries))
+    candidates: dict[Entry, list[SourceFile]] = defaultdict(list)
     rejected = []
     for file in files:
         name = PurePosixPath(file.path)
@@ -172,21 +173,25 @@ def match(entries: Iterable[Entry], files: Iterable[SourceFile]) -> tuple[dict[s
         elif _key(name.stem) not in entry_of:
             rejected.append(Rejected("", file.path, "not in the official list"))
         else:
-            candidates[_key(name.stem)].append(file)
+            candidates[entry_of[_key(name.stem)]].append(file)
     found = {}
-    for key, several in candidates.items():
-        entry = entry_of[key]
+    for entry, several in candidates.items():
         best, *others = sorted(several, key=lambda file: _rank(entry, file))
         found[entry.video] = best
         rejected += [Rejected(entry.video, file.path, f"duplicate of {best.path}") for file in others]
     return found, sorted(rejected, key=lambda one: one.path)
 
 
-def _by_key(entries: Iterable[Entry]) -> dict[str, Entry]:
+def _by_key(entries: Sequence[Entry]) -> dict[str, Entry]:
+    """The entries by name, and by those aliases that only one of them has."""
     entry_of: dict[str, Entry] = {}
     for entry in entries:
         if (other := entry_of.setdefault(_key(entry.video), entry)) is not entry:
             raise DatasetError(f"the official lists name both {other.video} and {entry.video}, equal but for case")
+    aliases = Counter(_key(entry.alias) for entry in entries)
+    for entry in entries:
+        if entry.alias and aliases[_key(entry.alias)] == 1:
+            entry_of.setdefault(_key(entry.alias), entry)
     return entry_of
 
 
@@ -194,9 +199,10 @@ def _key(name: str) -> str:
     return unicodedata.normalize("NFC", name).casefold()
 
 
-def _rank(entry: Entry, file: SourceFile) -> tuple[bool, bool, bool, str]:
+def _rank(entry: Entry, file: SourceFile) -> tuple[bool, bool, bool, bool, str]:
     path = PurePosixPath(file.path)
-    return not file.bytes, _key(path.parent.name) != _key(entry.class_name), path.stem != entry.video, file.path
+    repairs = any(folder.startswith("replacement") for folder in path.parts[:-1])
+    return not file.bytes, not repairs, _key(path.parent.name) != _key(entry.class_name), path.stem != entry.video, file.path
 
 
 def _check_missing(official: Official, found: Mapping[str, SourceFile], config: dict[str, Any], source: Path) -> None:

@@ -18,6 +18,7 @@ class Entry:
     video: str
     class_name: str
     group: str
+    alias: str = field(default="", kw_only=True)  # another name that its file may go by
 
 
 @dataclass(frozen=True)
