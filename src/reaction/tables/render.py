@@ -273,7 +273,7 @@ def _legend(spec: TableSpec, rows: Sequence[Row]) -> str:
     if any(row.ours_std is not None for row in rows):
         lines.append("Ours: mean over splits and seeds ± standard deviation over (runs).")
     if any(row.low is not None for row in rows):
-        lines.append(f"95 %: bootstrap over {spec.resample}s.")
+        lines.append(f"95 %: bootstrap over {spec.resample}s, for these trained networks.")
     if any(row.difference is not None for row in rows):
         lines.append("Difference: ours - published (± tolerance).")
     lines.append("The CSV adds the papers' protocols and the folders of the runs.")
