@@ -7,6 +7,7 @@ and part, so that a number can say n of N) and sources.json (the archives that t
 
 import csv
 import importlib
+import json
 import os
 import time
 import unicodedata
@@ -28,6 +29,8 @@ from reaction.files import atomic, read_json, write_json, write_text
 
 VIDEO_SUFFIXES = {".avi", ".mp4", ".mkv", ".webm", ".mov", ".m4v", ".mpg", ".mpeg", ".wmv", ".flv", ".3gp", ".ts"}
 MISSING_SHOWN = 20
+COUNTED = ("kinetics400",)  # layouts of so many videos that their frames are counted without decoding all of them
+JOURNAL = ".inspected.jsonl"
 
 
 @dataclass(frozen=True)
@@ -129,11 +132,44 @@ def build_index(folder: Path | str, threads: int = 1) -> None:
     names = {entry.video for entry in kept.entries}
     rejected = [one for one in rejected if not one.video or one.video in names]
     _check_missing(kept, found, config, source)
-    paths = {video: source / "videos" / file.path for video, file in found.items()}
-    facts = inspect_all(paths, threads, report=_Progress(config["dataset"], len(paths)))
+    facts = _inspected(folder, config, found, source / "videos", threads)
     if (source / "sources.json").exists():  # not of generated videos
         write_json(folder / "sources.json", read_json(source / "sources.json"))
     _write_index(folder, kept, found, facts, rejected, _read_boxes(config["layout"], source / "lists", kept))
+
+
+def _inspected(
+    folder: Path, config: dict[str, Any], found: Mapping[str, SourceFile], videos: Path, threads: int
+) -> dict[str, decode.VideoFacts | str]:
+    """`inspect_all` of the files found, less those that an index here had done when it was broken off."""
+    known = _read_journal(folder / JOURNAL, found)
+    paths = {video: videos / file.path for video, file in found.items() if video not in known}
+    progress = _Progress(config["dataset"], len(paths))
+    inspect = decode.count if config["layout"] in COUNTED else decode.inspect
+    with open(folder / JOURNAL, "a", encoding="utf-8") as journal:
+
+        def report(video: str, facts: decode.VideoFacts | str) -> None:
+            if isinstance(facts, decode.VideoFacts):  # what failed may do better next time
+                line = {"video": video, "sha256": found[video].sha256, "facts": asdict(facts)}
+                journal.write(f"{json.dumps(line)}\n")
+                journal.flush()
+            progress()
+
+        facts = known | inspect_all(paths, threads, inspect=inspect, report=report)
+    return {video: facts[video] for video in found}
+
+
+def _read_journal(path: Path, found: Mapping[str, SourceFile]) -> dict[str, decode.VideoFacts]:
+    """What is already known of files that are still the same."""
+    known = {}
+    for text in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
+        try:
+            line = json.loads(text)
+        except json.JSONDecodeError:
+            continue  # it was being written
+        if line["video"] in found and found[line["video"]].sha256 == line["sha256"]:
+            known[line["video"]] = decode.VideoFacts(**line["facts"])
+    return known
 
 
 def read_official(layout: str, lists: Path | str, splits: Sequence[str]) -> Official:
@@ -202,7 +238,8 @@ def _key(name: str) -> str:
 def _rank(entry: Entry, file: SourceFile) -> tuple[bool, bool, bool, bool, str]:
     path = PurePosixPath(file.path)
     repairs = any(folder.startswith("replacement") for folder in path.parts[:-1])
-    return not file.bytes, not repairs, _key(path.parent.name) != _key(entry.class_name), path.stem != entry.video, file.path
+    elsewhere = _key(path.parent.name) != _key(entry.class_name)
+    return not file.bytes, not repairs, elsewhere, path.stem != entry.video, file.path
 
 
 def _check_missing(official: Official, found: Mapping[str, SourceFile], config: dict[str, Any], source: Path) -> None:
@@ -222,9 +259,9 @@ def inspect_all(
     threads: int,
     *,
     inspect: Callable[[Path], decode.VideoFacts] = decode.inspect,
-    report: Callable[[], None] = lambda: None,
+    report: Callable[[str, decode.VideoFacts | str], None] = lambda video, facts: None,
 ) -> dict[str, decode.VideoFacts | str]:
-    """Facts of each video, or the reason why there are none, decoding on `threads` processes; `report` counts them.
+    """Facts of each video, or the reason why there are none, found on `threads` processes; `report` is told each.
 
     Decoders are C code and crash on some damaged files. When one takes its process along, the videos that were being
     decoded are tried once more, each in a process of its own, and only those that crash again are given up.
@@ -236,7 +273,7 @@ def inspect_all(
         for video, path in suspects:
             if _inspect_until_crash(deque([(video, path)]), results, 1, inspect, report):
                 results[video] = "the decoder crashed on it"
-                report()
+                report(video, results[video])
     return {video: results[video] for video in paths}
 
 
@@ -245,7 +282,7 @@ def _inspect_until_crash(
     results: dict[str, decode.VideoFacts | str],
     threads: int,
     inspect: Callable[[Path], decode.VideoFacts],
-    report: Callable[[], None],
+    report: Callable[[str, decode.VideoFacts | str], None],
 ) -> list[tuple[str, Path]]:
     """Move videos from `waiting` to `results`; return those under way when a process died, none if none did."""
     running: dict[Future, tuple[str, Path]] = {}
@@ -256,9 +293,9 @@ def _inspect_until_crash(
                     running[pool.submit(_facts_or_reason, inspect, waiting[0][1])] = waiting[0]
                     waiting.popleft()
                 for done in wait(running, return_when=FIRST_COMPLETED).done:
-                    results[running[done][0]] = done.result()
-                    del running[done]
-                    report()
+                    video, _ = running.pop(done)
+                    results[video] = done.result()
+                    report(video, results[video])
         except BrokenProcessPool:
             return list(running.values())
     return []
@@ -318,6 +355,7 @@ def _write_index(
     write_json(folder / "official.json", {split: Counter(parts.values()) for split, parts in official.splits.items()})
     write_text(folder / "classes.txt", "".join(f"{name}\n" for name in official.classes))
     _write_csv(folder / "index.csv", [field.name for field in fields(Video)], map(_row, videos))
+    (folder / JOURNAL).unlink()
 
 
 def _decoded(facts: Mapping[str, decode.VideoFacts | str], entry: Entry) -> bool:

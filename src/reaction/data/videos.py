@@ -1,17 +1,15 @@
 """Features that are stored nowhere: frames decoded from the videos themselves, when a clip asks for them.
 
-Only H.264 in MP4 can be entered in the middle with certainty. A table of all its packets, read without decoding, says
-which time each frame has and where decoding can begin; frames are then known by their times, so that none is ever taken
-for another. Edit lists and open groups of pictures are understood; frames that nothing refers to and nobody wants are
-not decoded. The MPEG-4 AVIs of UCF-101 and HMDB-51 have no such times: their frames have to be stored.
+Only H.264 in MP4 can be entered in the middle with certainty. Its packets say which time each frame has and where
+decoding can begin; frames are then known by their times, so that none is ever taken for another. Edit lists and open
+groups of pictures are understood; frames that nothing refers to and nobody wants are not decoded. The MPEG-4 AVIs of
+UCF-101 and HMDB-51 have no such times: their frames have to be stored.
 
 The pictures are those that `reaction frames` would store, but for JPEG's losses.
 """
 
-from bisect import bisect_right
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -21,6 +19,7 @@ import numpy as np
 from av.container import InputContainer
 from av.video.stream import VideoStream
 
+from reaction.data.decode import Packets, not_h264_mp4, read_packets
 from reaction.data.extract import resized, target_size
 from reaction.data.index import Video, read_index
 from reaction.data.rate import kept
@@ -32,23 +31,6 @@ WAY_OUT = "use a feature that is stored, or convert the video to H.264 in MP4 an
 
 class VideoError(ValueError):
     """A video whose frames cannot be read one by one."""
-
-
-@dataclass(frozen=True)
-class Packets:
-    """What a video's packets say without being decoded, in the stream's own units of time.
-
-    `times` are those of its frames, ascending, so that frame k has the k-th; frames outside of an edit list, which no
-    player shows, have none. `starts` are times at which decoding can begin, ascending, and `seek` where to seek then.
-    """
-
-    times: list[int]
-    starts: list[int]
-    seek: list[int]
-
-    def start(self, time: int) -> int:
-        """Where among `starts` decoding has to begin for the frame of that time."""
-        return max(0, bisect_right(self.starts, time) - 1)
 
 
 class Videos:
@@ -123,36 +105,13 @@ def read_frames(path: Path | str, positions: Sequence[int], frames: int) -> Iter
 def _opened(path: Path | str) -> Iterator[tuple[InputContainer, VideoStream]]:
     try:
         with av.open(str(path), metadata_errors="replace") as container:
-            stream = require_h264_mp4(path, container)
+            if strange := not_h264_mp4(container):
+                raise VideoError(f"{path} is {strange}; single frames can be had of H.264 in MP4 alone: {WAY_OUT}")
+            stream = container.streams.video[0]
             stream.codec_context.thread_count = 1  # the loader's workers are the parallelism
             yield container, stream
     except av.FFmpegError as error:
         raise VideoError(f"{path}: {error.strerror or error}: replace the file, or remove it") from error
-
-
-def require_h264_mp4(path: Path | str, container: InputContainer) -> VideoStream:
-    """The container's video stream. Raises VideoError, which names the file, if it is not H.264 in MP4."""
-    if not container.streams.video:
-        raise VideoError(f"{path} has no video stream: replace the file, or remove it")
-    stream = container.streams.video[0]
-    if "mp4" not in container.format.name.split(",") or stream.codec_context.name != "h264":
-        found = f"{stream.codec_context.name} in {container.format.name}"
-        raise VideoError(f"{path} is {found}; single frames can be had of H.264 in MP4 alone: {WAY_OUT}")
-    return stream
-
-
-def read_packets(container: InputContainer, stream: VideoStream) -> Packets:
-    """The table of a video's packets; the container is read to its end."""
-    times, keys = [], []
-    for packet in container.demux(stream):
-        if packet.pts is None or not packet.size:
-            continue  # the end
-        if not packet.is_discard:
-            times.append(packet.pts)
-        if packet.is_keyframe:
-            keys.append((packet.pts, packet.dts))
-    starts, seek = zip(*sorted(keys), strict=True) if keys else ((), ())
-    return Packets(sorted(times), list(starts), list(seek))
 
 
 def _decoded(
