@@ -295,6 +295,9 @@ def test_seeds_that_differ_a_lot_widen_the_interval_of_a_comparison():
     assert (pair.low, pair.high) == pytest.approx((12 - half, 12 + half), abs=2), "the videos add next to nothing"
     assert pair.low < 0
     assert pair.words.startswith("no difference shown at n = 100 and 3 seeds: ")
+    [two] = pair_of([run for run in runs if run.seed < 2])
+    assert two.high == 100, "10 + 12.7 x 8: two seeds say next to nothing, but there is no more than all"
+    assert -100 < two.low < -70
     [single] = pair_of(runs[::3])
     assert single.words.startswith("higher by 18.00 (")
     assert single.words.endswith("at n = 100"), "of these two networks"

@@ -408,7 +408,7 @@ def _compared(first: Sequence[Result], second: Sequence[Result]) -> dict[str, An
     interval = statistics.paired_bootstrap(*sides, len(positions), seeds)
     if interval.high - interval.low < 1e-9:  # but for rounding every draw gives the same difference
         interval = statistics.unanimous(difference, len(positions))
-    low, high = 100 * interval.low, 100 * interval.high
+    low, high = max(-100.0, 100 * interval.low), min(100.0, 100 * interval.high)  # two seeds may allow more
     size = f"n = {n}" + (f" in {len(positions)} groups" if first[0].groups else "")
     size += f" and {known['seeds']} seeds" if seeds else ""
     words = _words(100 * difference, low, high, size) + _oracles(first, second)
