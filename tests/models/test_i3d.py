@@ -74,7 +74,7 @@ def test_parameters_and_multiply_adds_of_convolutions(channels, frames, paramete
 
 
 def test_logits_equal_pytorch_i3ds():
-    """Golden: InceptionI3d(num_classes=7) of piergiaj/pytorch-i3d, float64, with these weights and this input."""
+    """Golden: piergiaj/pytorch-i3d's layers and paddings transcribed, 7 classes, float64, these weights, this input."""
     model = I3D(classes=7).double().eval()
     fill_by_formula(model.state_dict())
     x = torch.sin(torch.arange(3 * 9 * 193 * 200, dtype=torch.float64) ** 1.5).reshape(1, 3, 9, 193, 200)
