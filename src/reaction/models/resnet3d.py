@@ -65,12 +65,41 @@ class Pathway:
         return kernels[block % len(kernels)]
 
 
+class FlatConv3d(nn.Conv3d):
+    """A convolution t x 1 x 1 or 1 x k x k without bias, which keeps time, and height and width but for the `stride`.
+
+    It is computed as a convolution of pictures: frames are a batch, or pixels a side. With channels last that copies
+    nothing, and on a CPU a single one is up to 4 times as fast: one thread with fewer than 16 clips makes PyTorch
+    compute small 3D kernels by its `slow_conv3d`.
+    """
+
+    def __init__(
+        self, inputs: int, outputs: int, kernel: tuple[int, int, int], *, stride: int = 1, dilation: int = 1
+    ) -> None:
+        if kernel[0] > 1 and (kernel[1:] != (1, 1) or stride > 1):
+            raise ValueError(f"a flat convolution is t x 1 x 1 with stride 1 or 1 x k x k, not {kernel}")
+        options = {"stride": (1, stride, stride), "dilation": (1, dilation, dilation), "bias": False}
+        padding = (kernel[0] // 2, dilation * (kernel[1] // 2), dilation * (kernel[2] // 2))
+        super().__init__(inputs, outputs, kernel, padding=padding, **options)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Maps (B, outputs, T, h, w) from maps (B, inputs, T, H, W), both best in channels_last_3d."""
+        if self.kernel_size[0] > 1:
+            pixels = x.flatten(3)  # (B, C, T, H * W)
+            return F.conv2d(pixels, self.weight[..., 0], padding=(self.padding[0], 0)).unflatten(3, x.shape[3:])
+        pictures = x.transpose(1, 2).flatten(0, 1)  # (B * T, C, H, W)
+        options = {"stride": self.stride[1:], "padding": self.padding[1:], "dilation": self.dilation[1:]}
+        y = F.conv2d(pictures, self.weight[:, :, 0], **options)
+        return y.unflatten(0, (len(x), x.shape[2])).transpose(1, 2)
+
+
 class Conv1(nn.Module):
     """conv1 and pool1: a convolution k x 7 x 7 and a maximum over 1 x 3 x 3, each halving height and width."""
 
     def __init__(self, inputs: int, outputs: int, kernel: int) -> None:
         super().__init__()
-        self.conv = _conv(inputs, outputs, (kernel, 7, 7), stride=2)
+        options = {"stride": (1, 2, 2), "padding": (kernel // 2, 3, 3), "bias": False}
+        self.conv = nn.Conv3d(inputs, outputs, (kernel, 7, 7), **options)
         self.bn = nn.BatchNorm3d(outputs)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -85,11 +114,11 @@ class Branch(nn.Module):
         self, inputs: int, inner: int, outputs: int, *, kernel: int, stride: int = 1, dilation: int = 1
     ) -> None:
         super().__init__()
-        self.a = _conv(inputs, inner, (kernel, 1, 1))
+        self.a = FlatConv3d(inputs, inner, (kernel, 1, 1))
         self.a_bn = nn.BatchNorm3d(inner)
-        self.b = _conv(inner, inner, (1, 3, 3), stride=stride, dilation=dilation)
+        self.b = FlatConv3d(inner, inner, (1, 3, 3), stride=stride, dilation=dilation)
         self.b_bn = nn.BatchNorm3d(inner)
-        self.c = _conv(inner, outputs, (1, 1, 1))
+        self.c = FlatConv3d(inner, outputs, (1, 1, 1))
         self.c_bn = nn.BatchNorm3d(outputs)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -107,7 +136,7 @@ class Bottleneck(nn.Module):
         super().__init__()
         self.projects = inputs != outputs or stride != 1
         if self.projects:
-            self.branch1 = _conv(inputs, outputs, (1, 1, 1), stride=stride)
+            self.branch1 = FlatConv3d(inputs, outputs, (1, 1, 1), stride=stride)
             self.branch1_bn = nn.BatchNorm3d(outputs)
         self.branch2 = Branch(inputs, inner, outputs, kernel=kernel, stride=stride, dilation=dilation)
 
@@ -332,13 +361,6 @@ def _layers(
         if block in path.nonlocals[stage - 2]:
             layers[f"nonlocal{block}"] = NonLocal(outputs, kind=nonlocal_kind, pool=nonlocal_pool)
     return layers
-
-
-def _conv(inputs: int, outputs: int, kernel: tuple[int, int, int], *, stride: int = 1, dilation: int = 1) -> nn.Conv3d:
-    """A convolution without bias that keeps time, and height and width but for the spatial `stride`."""
-    padding = (kernel[0] // 2, dilation * (kernel[1] // 2), dilation * (kernel[2] // 2))
-    options = {"stride": (1, stride, stride), "padding": padding, "dilation": (1, dilation, dilation)}
-    return nn.Conv3d(inputs, outputs, kernel, bias=False, **options)
 
 
 def _initialise(model: nn.Module) -> None:
