@@ -11,7 +11,7 @@ import av
 import numpy as np
 import pytest
 
-from reaction.data import decode, index
+from reaction.data import index as indexing
 from reaction.data.boxes import read_boxes
 from reaction.data.datasets import DatasetError, Entry, Official
 from reaction.data.decode import VideoFacts
@@ -275,10 +275,8 @@ def crashing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Path]
 
 def test_a_crashing_decoder_costs_one_video(tmp_path, crashing):
     names = ["a", "crash1", "b", "bad", "c", "once", "d", "crash2", "e"]
-    reports = []
-    results = inspect_all(
-        {name: tmp_path / name for name in names}, threads=2, inspect=crashing, report=lambda *told: reports.append(told)
-    )
+    reports, paths = [], {name: tmp_path / name for name in names}
+    results = inspect_all(paths, threads=2, inspect=crashing, report=lambda *told: reports.append(told))
     assert list(results) == names
     assert {name: result for name, result in results.items() if isinstance(result, str)} == {
         "crash1": "the decoder crashed on it",
@@ -303,24 +301,13 @@ def test_an_index_that_was_broken_off_goes_on_from_there(project, killed, monkey
         asked.extend(paths)
         return original(paths, threads, **options)
 
-    original = index.inspect_all
-    monkeypatch.setattr(index, "inspect_all", inspect_all)
+    original = indexing.inspect_all
+    monkeypatch.setattr(indexing, "inspect_all", inspect_all)
     project.build()
     assert "Film_run_0" in asked
     assert len(asked) == 2
     assert files_of(project.index).keys() == before.keys()
     assert {video.video: video.frames for video in read_index(project.index)} == FRAMES | {"Film_run_0": 6}
-
-
-def test_videos_of_a_large_dataset_are_counted(project, monkeypatch):
-    monkeypatch.setattr(index, "COUNTED", ("hmdb51",))
-    monkeypatch.setattr(decode, "count", cunning_count)
-    project.build()
-    assert {video.frames for video in read_index(project.index)} == {1234}
-
-
-def cunning_count(path: Path) -> VideoFacts:
-    return VideoFacts(1234, 25.0, 64, 48, "pyav")
 
 
 def test_reading_an_index_that_is_not_there(tmp_path):

@@ -102,6 +102,7 @@ def test_a_users_own_folder(mirror):
     assert videos["aBcDeFgHiJk_000000_000010"].path == "train/riding_a_bike/aBcDeFgHiJk.mp4"
     assert len({video.group for video in videos.values()}) == 5
     assert {video.fps for video in videos.values()} == {25.0}
+    assert {video.decoder for video in videos.values()} == {"pyav"}  # counted: decoding them would have chosen decord
     assert [video.video for video in part_videos(index, "split1", "test")] == ["valvalvalva_000001_000011"]
 
 

@@ -293,9 +293,10 @@ def _inspect_until_crash(
                     running[pool.submit(_facts_or_reason, inspect, waiting[0][1])] = waiting[0]
                     waiting.popleft()
                 for done in wait(running, return_when=FIRST_COMPLETED).done:
-                    video, _ = running.pop(done)
-                    results[video] = done.result()
-                    report(video, results[video])
+                    video, facts = running[done][0], done.result()
+                    del running[done]  # and not before: what a crash interrupts is tried again
+                    results[video] = facts
+                    report(video, facts)
         except BrokenProcessPool:
             return list(running.values())
     return []
