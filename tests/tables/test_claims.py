@@ -7,7 +7,7 @@ import yaml
 from reaction.tables.claims import ClaimError, left_out, read_paper, reproducible
 
 PAPERS = sorted((Path(__file__).parents[2] / "workflow/papers").glob("*.yaml"))
-TEST_VIDEOS = {"hmdb51": [1530, 1530, 1530], "ucf101": [3783, 3734, 3696]}
+TEST_VIDEOS = {"hmdb51": [1530, 1530, 1530], "ucf101": [3783, 3734, 3696], "kinetics400": [19761]}
 
 
 @pytest.fixture
@@ -56,6 +56,15 @@ def test_headline_numbers():
     assert values("wang2016", method="TSN, two modalities") == tsn
     split1 = {("ucf101", "rgb"): 85.7, ("ucf101", "flow"): 87.9, ("ucf101", "fusion"): 93.5}
     assert values("wang2016", method="TSN, average") == split1
+
+
+def test_slowfasts_ablations_start_from_the_network_of_its_table_2():
+    claims = read_paper(next(path for path in PAPERS if path.stem == "feichtenhofer2019")).claims
+    same = ("SlowFast 4x16, R50", "SlowFast, T-conv", "beta = 1/8", "RGB")
+    printed = {(claim.metric, claim.value, claim.gflops) for claim in claims if claim.method in same}
+    assert printed == {("top1", 75.6, 36.1), ("top5", 92.1, 36.1), ("top1", 78.8, 36.1)}  # the last of Kinetics-600
+    slow = {(claim.metric, claim.value, claim.gflops) for claim in claims if claim.method.startswith("Slow-only")}
+    assert {("top1", 72.6, 27.3), ("top5", 90.3, 27.3), ("map", 39.0, 187)} < slow
 
 
 def test_papers_that_cite_each_other_agree():

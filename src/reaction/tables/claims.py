@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-Metric = Literal["top1", "top5", "mean_class"]
+Metric = Literal["top1", "top5", "mean_class", "map"]
 
 
 class ClaimError(ValueError):
@@ -42,6 +42,8 @@ class Claim(Strict):
     value: Annotated[float, Field(ge=0, le=100)]
     protocol: str
     source: str
+    gflops: Annotated[float, Field(gt=0)] | None = Field(None, description="of one view, as the paper counts them")
+    views: Annotated[int, Field(gt=0)] | None = Field(None, description="per video, where the paper says so")
     tolerance: Annotated[float, Field(gt=0)] | None = Field(description="points; null for a row we do not reproduce")
     note: str = ""
     reproduced_by: Reproduction | None
