@@ -71,7 +71,7 @@ class Generator(Model):
 class Dataset(Model):
     """Videos, labels and official splits."""
 
-    layout: Literal["hmdb51", "ucf101", "jhmdb21", "kinetics400", "synthetic"] = Field(
+    layout: Literal["hmdb51", "ucf101", "jhmdb21", "ucf101_24", "ava", "kinetics400", "synthetic"] = Field(
         description="how its official lists are read"
     )
     splits: tuple[Positive, ...]

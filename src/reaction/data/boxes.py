@@ -4,7 +4,7 @@ import csv
 import io
 import pickle
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,34 @@ class Boxes:
         """Without the boxes of frames that a video of `frames` frames does not have."""
         kept = self.frame < frames
         return Boxes(self.frame[kept], self.box[kept], self.label[kept], self.tube[kept])
+
+    def resized(self, annotated: tuple[int, int], shown: tuple[int, int]) -> "Boxes":
+        """For frames of another (width, height) than the annotated ones."""
+        scale = np.array(shown, np.float32) / np.array(annotated, np.float32)
+        return replace(self, box=self.box * np.tile(scale, 2))
+
+
+def check(video: str, boxes: Boxes, *, width: int, height: int, classes: int) -> None:
+    """Raise DatasetError naming the first of a video's boxes that cannot be one, and what the annotator has to do.
+
+    What a network would learn nothing from, with no error: fractions for pixels, corners in another order, boxes beyond
+    the frame of `width` x `height`, labels counted from 1.
+    """
+    if not len(boxes):
+        return
+    beyond = (boxes.box < -1).any(axis=1) | (boxes.box > np.array([width, height] * 2) + 1).any(axis=1)
+    problems = (
+        (~np.isfinite(boxes.box).all(axis=1), "is no box: remove it"),
+        (np.full(len(boxes), boxes.box.max() <= 1), f"holds fractions: multiply by {width} and {height} pixels"),
+        ((boxes.box[:, 2:] < boxes.box[:, :2]).any(axis=1), "has its corners swapped: the order is x1, y1, x2, y2"),
+        (beyond, f"lies outside of its frame, {width} x {height}: was it drawn on frames of another size?"),
+        ((boxes.label < 0) | (boxes.label >= classes), f"needs a label from 0 to {classes - 1}: count them from 0"),
+    )
+    for bad, fix in problems:
+        if bad.any():
+            n = int(bad.argmax())
+            corners = ", ".join(f"{value:g}" for value in boxes.box[n])
+            raise DatasetError(f"{video}, frame {boxes.frame[n]}: box {corners} with label {boxes.label[n]} {fix}")
 
 
 def write_boxes(path: Path | str, boxes: Mapping[str, Boxes]) -> None:

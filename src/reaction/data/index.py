@@ -24,13 +24,14 @@ from typing import Any
 from reaction.data import boxes as annotation
 from reaction.data import decode
 from reaction.data.boxes import Boxes
-from reaction.data.datasets import DatasetError, Entry, Official, jhmdb21
+from reaction.data.datasets import DatasetError, Entry, Official, ava, jhmdb21, ucf101_24
 from reaction.files import atomic, read_json, write_json, write_text
 
 VIDEO_SUFFIXES = {".avi", ".mp4", ".mkv", ".webm", ".mov", ".m4v", ".mpg", ".mpeg", ".wmv", ".flv", ".3gp", ".ts"}
 MISSING_SHOWN = 20
 COUNTED = ("kinetics400",)  # layouts of so many videos that their frames are counted without decoding all of them
 JOURNAL = ".inspected.jsonl"
+ANNOTATED_SIZE = {"ucf101_24": ucf101_24.SIZE}  # where copies of other sizes go round
 
 
 @dataclass(frozen=True)
@@ -135,7 +136,15 @@ def build_index(folder: Path | str, threads: int = 1) -> None:
     facts = _inspected(folder, config, found, source / "videos", threads)
     if (source / "sources.json").exists():  # not of generated videos
         write_json(folder / "sources.json", read_json(source / "sources.json"))
-    _write_index(folder, kept, found, facts, rejected, _read_boxes(config["layout"], source / "lists", kept))
+    videos = _videos(kept, found, facts)
+    boxes = _read_boxes(config["layout"], source / "lists", kept, videos)
+    warnings = [(one.video, one.path, facts[one.video].warning) for one in videos if facts[one.video].warning]
+    if boxes is not None:
+        boxes, changes = _fit_boxes(boxes, videos, kept, ANNOTATED_SIZE.get(config["layout"]))
+        annotation.write_boxes(folder / "boxes.h5", boxes)
+        warnings += changes
+    failed = [_failed(video, found[video], reason) for video, reason in facts.items() if isinstance(reason, str)]
+    _write_index(folder, kept, videos, rejected + failed, warnings)
 
 
 def _inspected(
@@ -183,13 +192,17 @@ def restrict(official: Official, classes: Sequence[str] | None) -> Official:
         return official
     if unknown := sorted(set(classes) - set(official.classes)):
         raise DatasetError(f"no class is called {', '.join(unknown)}; there are {', '.join(official.classes)}")
-    entries = [entry for entry in official.entries if entry.class_name in classes]
+    entries = [entry for entry in official.entries if set(_classes(entry)) & set(classes)]
     names = {entry.video for entry in entries}
     splits = {
         split: {video: part for video, part in parts.items() if video in names}
         for split, parts in official.splits.items()
     }
     return Official([name for name in official.classes if name in classes], entries, splits)
+
+
+def _classes(entry: Entry) -> tuple[str, ...]:
+    return (entry.class_name, *entry.also)
 
 
 def match(entries: Iterable[Entry], files: Iterable[SourceFile]) -> tuple[dict[str, SourceFile], list[Rejected]]:
@@ -319,36 +332,38 @@ def _facts_or_reason(inspect: Callable[[Path], decode.VideoFacts], path: Path) -
         return str(error).removeprefix(f"{path}: ") or type(error).__name__
 
 
-def _read_boxes(layout: str, lists: Path, official: Official) -> dict[str, Boxes] | None:
-    if layout == "jhmdb21" and any(lists.rglob(jhmdb21.BOX_FILE)):
-        return jhmdb21.read_boxes(lists, official.classes)
-    if layout == "synthetic":
-        labels = {entry.video: official.classes.index(entry.class_name) for entry in official.entries}
-        return annotation.read_boxes_csv(lists / "boxes.csv", labels)
+def _read_boxes(layout: str, lists: Path, official: Official, videos: Iterable[Video]) -> dict[str, Boxes] | None:
+    match layout:
+        case "jhmdb21":
+            return jhmdb21.read_boxes(lists, official.classes) if jhmdb21.has_boxes(lists) else None
+        case "ucf101_24":
+            return ucf101_24.read_boxes(lists, official.classes)
+        case "ava":
+            return ava.read_boxes(lists, official.classes, {video.video: video for video in videos})
+        case "synthetic":
+            labels = {entry.video: official.classes.index(entry.class_name) for entry in official.entries}
+            return annotation.read_boxes_csv(lists / "boxes.csv", labels)
     return None
+
+
+def _videos(
+    official: Official, found: Mapping[str, SourceFile], facts: Mapping[str, decode.VideoFacts | str]
+) -> list[Video]:
+    videos = [_video(official, e, found[e.video], facts[e.video]) for e in official.entries if _decoded(facts, e)]
+    if not videos:
+        reason = next(iter(facts.values()), "there is none")
+        raise DatasetError(f"none of {len(official.entries)} videos can be decoded, for reasons such as: {reason}")
+    return videos
 
 
 def _write_index(
     folder: Path,
     official: Official,
-    found: Mapping[str, SourceFile],
-    facts: Mapping[str, decode.VideoFacts | str],
+    videos: list[Video],
     rejected: list[Rejected],
-    boxes: dict[str, Boxes] | None,
+    warnings: list[tuple[str, str, str]],
 ) -> None:
-    videos = [_video(official, e, found[e.video], facts[e.video]) for e in official.entries if _decoded(facts, e)]
-    if not videos:
-        reason = next(iter(facts.values()), "there is none")
-        raise DatasetError(f"none of {len(official.entries)} videos can be decoded, for reasons such as: {reason}")
-    failed = [_failed(video, found[video], reason) for video, reason in facts.items() if isinstance(reason, str)]
-    warnings = [(v.video, v.path, facts[v.video].warning) for v in videos if facts[v.video].warning]
-    if boxes is not None:
-        boxes, shortened = _fit_boxes(boxes, videos)
-        annotation.write_boxes(folder / "boxes.h5", boxes)
-        warnings += shortened
-    _write_csv(
-        folder / "quarantine.csv", ("video", "path", "reason"), [asdict(one).values() for one in rejected + failed]
-    )
+    _write_csv(folder / "quarantine.csv", ("video", "path", "reason"), [asdict(one).values() for one in rejected])
     _write_csv(folder / "warnings.csv", ("video", "path", "warning"), warnings)
     for split, parts in official.splits.items():
         rows = [(entry.video, parts[entry.video]) for entry in official.entries if entry.video in parts]
@@ -371,7 +386,7 @@ def _video(official: Official, entry: Entry, file: SourceFile, facts: decode.Vid
     return Video(
         video=entry.video,
         path=file.path,
-        labels=(official.classes.index(entry.class_name),),
+        labels=tuple(official.classes.index(name) for name in _classes(entry) if name in official.classes),
         group=entry.group,
         frames=facts.frames,
         fps=facts.fps,
@@ -383,17 +398,27 @@ def _video(official: Official, entry: Entry, file: SourceFile, facts: decode.Vid
 
 
 def _fit_boxes(
-    boxes: Mapping[str, Boxes], videos: Iterable[Video]
+    boxes: Mapping[str, Boxes], videos: Iterable[Video], official: Official, annotated: tuple[int, int] | None
 ) -> tuple[dict[str, Boxes], list[tuple[str, str, str]]]:
-    """Boxes of the indexed videos, without those of frames a video does not have; and a warning for each such video."""
+    """Boxes of the indexed videos, checked, without those of frames a video does not have, and in its own size.
+
+    And a warning for each video whose boxes were changed. `annotated` is the size they were drawn on, where it may be
+    another than a user's copy has.
+    """
     fitted, warnings = {}, []
     for video in videos:
         if video.video not in boxes:
             continue
-        fitted[video.video] = boxes[video.video].before(video.frames)
-        if lost := len(boxes[video.video]) - len(fitted[video.video]):
+        one, size = boxes[video.video].before(video.frames), (video.width, video.height)
+        if lost := len(boxes[video.video]) - len(one):
             text = f"{lost} boxes lie behind its last frame ({video.frames} frames) and were cut off"
             warnings.append((video.video, video.path, text))
+        if annotated and annotated != size:
+            one = one.resized(annotated, size)
+            text = f"boxes were drawn on {annotated[0]} x {annotated[1]} pixels and scaled to {size[0]} x {size[1]}"
+            warnings.append((video.video, video.path, text))
+        annotation.check(video.video, one, width=video.width, height=video.height, classes=len(official.classes))
+        fitted[video.video] = one
     return fitted, warnings
 
 

@@ -12,13 +12,15 @@ class Entry:
     """One video of the official lists.
 
     `video` is its official name without extension and without class folder. `group` names what it was cut from: videos
-    of one group share people, scenery and camera, so a hold-out keeps a group on one side.
+    of one group share people, scenery and camera, so a hold-out keeps a group on one side. `also` names further classes
+    of a video that has several.
     """
 
     video: str
     class_name: str
     group: str
     alias: str = field(default="", kw_only=True)  # another name that its file may go by
+    also: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
