@@ -109,7 +109,7 @@ def _one_action(
             own = own[np.argsort(-score[own], kind="stable")]
         taken = np.zeros(len(boxes), bool)
         mine, others = np.repeat(detections.box[own], len(boxes), 0), np.tile(boxes, (len(own), 1))
-        overlaps = iou(mine.astype(protocol.precision), others.astype(protocol.precision)).reshape(len(own), -1)
+        overlaps = iou(mine.astype(protocol.precision), others.astype(protocol.precision)).reshape(len(own), len(boxes))
         for row, overlap in zip(own, overlaps, strict=True):
             best = int(overlap.argmax()) if len(boxes) else -1
             hit = best >= 0 and overlap[best] >= 0.5 and not taken[best]
