@@ -58,6 +58,8 @@ class SmallProject:
     flow: str = "results/features/small/flow-0"
 
     def features(self, stream: str) -> dict[str, str]:
+        if stream == "joint":
+            return {"index": self.index, "features": self.rgb, "flow_features": self.flow}
         return {"index": self.index, "features": getattr(self, stream)}
 
     def freeze(self, rule: str, name: str, config: dict, inputs: dict) -> str:
@@ -74,7 +76,7 @@ class SmallProject:
         """The folder of a run to train; `changes` replace values of config.json, whole or by key."""
         config = copy.deepcopy(RUN) | {"stream": stream}
         for key, value in changes.items():
-            config[key] = config[key] | value if isinstance(config[key], dict) else value
+            config[key] = config[key] | value if isinstance(config.get(key), dict) else value
         return self.freeze("train", name, config, self.features(stream) | (inputs or {}))
 
 

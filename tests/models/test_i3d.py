@@ -161,4 +161,4 @@ def test_training_moves_every_parameter_and_the_statistics_by_a_hundredth():
     model(x).square().sum().backward()
     assert all(parameter.grad is not None and parameter.grad.any() for parameter in model.parameters())
     torch.testing.assert_close(model.Conv3d_1a_7x7.bn.running_mean, before / 100)
-    assert I3D(classes=5, width=0.125, bn_momentum=0.1).Mixed_5c.b3b.bn.momentum == 0.1
+    assert I3D(classes=5, width=0.125, bn_momentum=0.01).Mixed_5c.b3b.bn.momentum == 0.01

@@ -17,8 +17,8 @@ Choices and deviations:
 - after a ReLU, zeros around a max-pooling change nothing: the windows are cut at the border instead, and nothing is
   copied;
 - `dropout` 0.5 as in google-deepmind/kinetics-i3d (README, keep probability);
-- batch normalisation takes one hundredth of each batch into its running statistics (`bn_momentum`), as pytorch-i3d;
-  a run of a few hundred steps needs more, such as 0.1;
+- batch normalisation takes a tenth of each batch into its running statistics (`bn_momentum`); pytorch-i3d's hundredth
+  leaves a run of a few hundred steps with nearly untrained ones, and loaded weights do not depend on it;
 - without ImageNet, weights start as in Sonnet, DeepMind's library: see `inception_v1.initialise`;
 - flow's first filters are inflated from the mean of the RGB filters (Wang et al., ECCV 2016, section 3.2); the paper
   says nothing;
@@ -75,7 +75,7 @@ class I3D(nn.Module):
         channels: int = 3,
         width: float = 1.0,
         dropout: float = 0.5,
-        bn_momentum: float = 0.01,
+        bn_momentum: float = 0.1,
     ) -> None:
         super().__init__()
         c64, c192 = scaled(64, width), scaled(192, width)
