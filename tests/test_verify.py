@@ -10,6 +10,7 @@ from torch import nn
 
 import reaction.models
 from reaction.cli import main
+from reaction.models.tsn import TSN
 from reaction.verify import Counts, Described, VerifyError, agrees, count, markdown, read_networks, verify, wrong
 
 ROOT = Path(__file__).parents[1]
@@ -39,12 +40,14 @@ def test_the_table_in_the_docs_is_what_the_command_prints(catalogue, counted):
 
 
 def test_every_network_of_the_project_is_listed(catalogue):
-    """A network is what names its last layer."""
+    """A network is what names its last layer, or layers, and is no other network's base."""
     listed = {one.build for one in catalogue.networks}
     for found in pkgutil.iter_modules(reaction.models.__path__):
         module = importlib.import_module(f"reaction.models.{found.name}")
         for name, member in inspect.getmembers(module, inspect.isclass):
-            if issubclass(member, nn.Module) and member.__module__ == module.__name__ and hasattr(member, "last_layer"):
+            named = hasattr(member, "last_layer") or hasattr(member, "last_layers")
+            own = member.__module__ == module.__name__ and not member.__subclasses__()
+            if issubclass(member, nn.Module) and named and own and not issubclass(member, TSN):
                 assert f"{found.name}.{name}" in listed
 
 

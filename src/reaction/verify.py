@@ -12,9 +12,8 @@ everything less than one unit of its last digit away, since some papers round an
 """
 
 import importlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,8 @@ import torch
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
 
 NETWORKS = Path("workflow/networks.yaml")
 UNITS = {"k": 1e3, "M": 1e6, "G": 1e9}
@@ -124,27 +124,44 @@ def read_networks(path: Path = NETWORKS) -> Catalogue:
 def count(described: Described) -> Counts:
     """Build the network without memory, and pass one clip of shapes through it."""
     featured = any(published.features for published in described.published)
-    # Named twice: PyTorch takes apart what it does not find by its overload, and counts by the name without one.
-    normalisation = torch.ops.aten.native_batch_norm
-    mapping = dict.fromkeys((normalisation, normalisation.default), _normalisation)
-    counter = FlopCounterMode(display=False, custom_mapping=mapping)
-    with torch.device("meta"), torch.no_grad():
+    with torch.device("meta"):
         network = described.network().eval()
         inputs = [torch.empty(1, *shape) for shape in described.inputs]
-        with counter:
-            output = network(*inputs)
+    with torch.no_grad(), MultiplyAdds() as counted:
+        output = network(*inputs)
+    with torch.no_grad():
         features = _shape(network.features(*inputs)) if featured else ""
-    operations = {name: number / 2 for name, number in counter.get_flop_counts()["Global"].items()}
-    normalised = operations.pop(normalisation, 0)
-    products = sum(operations.values())
     return Counts(
         parameters=sum(parameter.numel() for parameter in network.parameters()),
-        convolutions=operations.get(torch.ops.aten.convolution, 0),
-        products=products,
-        total=products + normalised,
+        convolutions=counted.convolutions,
+        products=counted.convolutions + counted.products,
+        total=counted.convolutions + counted.products + counted.normalised,
         output=_shape(output),
         features=features,
     )
+
+
+class MultiplyAdds(TorchDispatchMode):
+    """Counts, while it is entered, what PyTorch computes, by PyTorch's own formulas for convolutions and products."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.convolutions, self.products, self.normalised = 0.0, 0.0, 0.0
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = function._overloadpacket
+        if name is torch.ops.aten.native_batch_norm:
+            self.normalised += 2 * args[0].numel()
+            # Of shapes alone PyTorch takes longest over this one, which leaves them as they are; statistics are unused.
+            return torch.empty_like(args[0]), args[0].new_empty(0), args[0].new_empty(0)
+        output = function(*args, **kwargs or {})
+        if name in flop_registry:
+            operations = flop_registry[name](*args, **kwargs or {}, out_val=output)
+            if name is torch.ops.aten.convolution:
+                self.convolutions += operations / 2
+            else:
+                self.products += operations / 2
+        return output
 
 
 def wrong(described: Described, counts: Counts) -> list[str]:
@@ -217,7 +234,3 @@ def _shape(output: torch.Tensor) -> str:
 
 def _times(shape: Sequence[int]) -> str:
     return " x ".join(str(side) for side in shape)
-
-
-def _normalisation(shape: Sequence[int], *_rest: Any, **_named: Mapping[str, Any]) -> int:
-    return 4 * prod(shape)  # 2 multiply-adds, of 2 operations each
