@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from reaction.models.bn_inception import BNInception
 from reaction.models.cnn_m import CNNM
+from reaction.models.i3d import I3D
 from reaction.models.inception_v3 import InceptionV3
 from reaction.models.vgg import VGG16
 from reaction.models.weights import (
@@ -82,6 +83,14 @@ def test_an_imagenet_network_fits_a_flow_stream_with_a_map():
     assert coverage.missing == ()
     assert {name.split(".")[0] for name in coverage.unexpected} == {"AuxLogits"}
     assert torch.equal(target.state_dict()["Mixed_6c.branch_pool.bn.running_var"], torch.ones(16))
+
+
+def test_a_clip_network_over_rgb_fits_a_flow_stream():
+    source, target = I3D(width=0.125, classes=5), I3D(width=0.125, classes=4, channels=2)
+    coverage = load_pretrained(target, source.state_dict(), stream="flow")
+    first, rgb = (network.state_dict()[I3D.first_conv] for network in (target, source))  # (8, C, 7, 7, 7)
+    torch.testing.assert_close(first, rgb.mean(1, keepdim=True).expand_as(first))
+    assert coverage.reshaped == ("logits.conv3d.weight", "logits.conv3d.bias", I3D.first_conv)
 
 
 def test_a_new_classifier_starts_as_tsns():

@@ -283,18 +283,18 @@ def expand_first_conv(
 ) -> Tensor:
     """A first convolution for `channels` inputs from one trained on RGB: cross-modality initialisation.
 
-    `weight` (O, 3, k, k) becomes (O, channels, k, k); `channels` counts the `extra` map channel, which comes last.
-    Stream `rgb` keeps the three filters; any other stream gets their mean in every channel (Wang et al. 2016, section
-    3.2). The map channel starts as that mean or as zeros; the attention thesis does not say.
+    `weight` (O, 3, ...), over pictures or clips, becomes (O, channels, ...); `channels` counts the `extra` map channel,
+    which comes last. Stream `rgb` keeps the three filters; any other stream gets their mean in every channel (Wang et
+    al. 2016, section 3.2). The map channel starts as that mean or as zeros; the attention thesis does not say.
     """
-    mean = weight.mean(dim=1, keepdim=True)  # (O, 1, k, k)
-    inputs = channels - extra
+    mean = weight.mean(dim=1, keepdim=True)  # (O, 1, ...)
+    inputs, kernel = channels - extra, weight.shape[2:]
     if stream == "rgb" and inputs != weight.shape[1]:
         raise ValueError(f"stream rgb has {weight.shape[1]} channels and {extra} for the map, not {channels}")
     if map_channel not in ("mean", "zero"):
         raise ValueError(f"map_channel is 'mean' or 'zero', not {map_channel!r}")
-    image = weight if stream == "rgb" else mean.expand(-1, inputs, -1, -1)
-    maps = (mean if map_channel == "mean" else torch.zeros_like(mean)).expand(-1, extra, -1, -1)
+    image = weight if stream == "rgb" else mean.expand(-1, inputs, *kernel)
+    maps = (mean if map_channel == "mean" else torch.zeros_like(mean)).expand(-1, extra, *kernel)
     return torch.cat((image, maps), dim=1)
 
 
