@@ -26,7 +26,7 @@ THROUGH_SLURM = ["snakemake", "--workflow-profile", "profiles/slurm", *SITE]
 TABLES = ["results/tables/synthetic.csv", "results/tables/synthetic_long.csv"]
 EPOCHS = 300  # half a minute; the first checkpoint comes after ten seconds
 ENVIRONMENT = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
-LOCAL = ("freeze", "table", "figure", "all")
+LOCAL = {"freeze", "table", "total"}
 
 
 @pytest.fixture(scope="module")
@@ -60,8 +60,9 @@ def running(clone, *command: str):
 
 def test_a_node_is_lost_in_the_middle_of_training(cluster, project, tmp_path, say):
     undisturbed, clone = project.copy(tmp_path / "undisturbed"), project.copy(tmp_path / "disturbed")
-    ran = undisturbed.jobs("snakemake", "--cores", "2", *TABLES)
-    say(f"undisturbed, without Slurm: {ran.total()} jobs")
+    alone = undisturbed.jobs("snakemake", "--cores", "2", TABLES[1])
+    say(f"undisturbed, without Slurm: {alone.total()} jobs, of the table whose training will lose its node")
+    planned = clone.run("snakemake", "--dry-run", *TABLES).stdout
 
     with running(clone, *THROUGH_SLURM, *TABLES) as snakemake:
         run = cluster.wait_for("a checkpoint", lambda: _checkpoint(clone, snakemake), seconds=600).parent.name
@@ -80,21 +81,22 @@ def test_a_node_is_lost_in_the_middle_of_training(cluster, project, tmp_path, sa
     record = cluster.jobs()
     for entry in record:
         say("  ".join([entry["JobId"], entry["JobState"], entry["NodeList"], entry["Restarts"], entry["Comment"]]))
-    assert Counter(_rule(entry) for entry in record) == ran - Counter({rule: ran[rule] for rule in LOCAL})
+    counts = {rule: int(count) for rule, count in re.findall(r"^(\w+) +(\d+)$", planned, flags=re.MULTILINE)}
+    assert Counter(_rule(entry) for entry in record) == {rule: counts[rule] for rule in counts.keys() - LOCAL}
     assert {entry["JobState"] for entry in record} == {"COMPLETED"}
     assert {entry["NodeList"] for entry in record} == {"node1", "node2"}
     resumed = clone.read(f"logs/train/synthetic/{run}.log").partition("\n")[0]
     say(f"the first line of its log: {resumed}")
     assert 1 < int(resumed.removeprefix("epoch ").partition("/")[0]) <= EPOCHS
-    assert _results(clone) == _results(undisturbed)
-    say(f"{len(_results(clone))} files of weights and tables are the same as undisturbed, byte for byte")
+    assert _results(undisturbed).items() <= _results(clone).items()
+    say(f"{len(_results(undisturbed))} files of weights and tables are the same as undisturbed, byte for byte")
 
 
 def test_two_processes_stop_before_their_wall_and_go_on(cluster, project, tmp_path, say):
     """`gpu: 2` is torchrun with two processes; a wall of a minute leaves time for one epoch in each job."""
     clone = project.copy(tmp_path / "project")
-    clone.edit("scales", "long", "epochs", value=5)
-    clone.edit("scales", "long", "steps", value=[5])
+    clone.edit("scales", "long", "epochs", value=3)
+    clone.edit("scales", "long", "steps", value=[3])
     planned = clone.run("snakemake", "--dry-run", TABLES[1]).stdout
     model = re.search(r"results/models/synthetic/tsn-rgb-\S+-long-\w+/model.safetensors", planned)[0]
     clone.run("snakemake", "--cores", "2", model, "--until", "frames")
@@ -105,13 +107,13 @@ def test_two_processes_stop_before_their_wall_and_go_on(cluster, project, tmp_pa
     for job in trained:
         say("  ".join([job["JobId"], job["JobState"], job["NodeList"], job["TresPerJob"], job["Comment"]]))
     assert {_rule(job) for job in trained} == {"train"}
-    assert [job["JobState"] for job in trained] == ["FAILED"] * 4 + ["COMPLETED"]
+    assert [job["JobState"] for job in trained] == ["FAILED"] * 2 + ["COMPLETED"]
     assert {(job["TresPerJob"], job["NumNodes"], job["TimeLimit"]) for job in trained} == {
         ("gres:gpu:2", "1", "00:01:00")
     }
     run = (clone.folder / model).parent
     assert '"processes": 2' in (run / "provenance.json").read_text()
-    assert len((run / "history.csv").read_text().splitlines()) == 1 + 5
+    assert len((run / "history.csv").read_text().splitlines()) == 1 + 3
 
 
 def _checkpoint(clone, snakemake) -> Path | None:

@@ -2,14 +2,15 @@
 
 import csv
 import io
+import re
 
 import pytest
 import yaml
 
 pytestmark = pytest.mark.slow
 
-ROWS = ["st_phase1", "st_attention", "st_attention:centre_constant", "st_attention:centre_oracle"]
-ABLATIONS = ["st_attention_7a", "st_attention_7abc", "st_attention_only_t", "st_end_to_end"]
+ROWS = ["st_phase1", "st_attention", "st_attention:centre_oracle"]
+ABLATIONS = ["st_attention_7abc", "st_end_to_end"]
 PARTS = ["overlay", "layers", "alternation", "gain", "confusions", "networks", "networks_attention_net"]
 
 
@@ -28,7 +29,7 @@ def ablated(blank, tmp_path_factory):
             "table": "synthetic",
             "before": "st_phase1",
             "after": "st_attention",
-            "layers": ["st_attention_7a", "st_attention"],
+            "layers": ["st_attention_7abc", "st_attention"],
             "end_to_end": "st_end_to_end",
             "shown": [shown],
         }
@@ -51,11 +52,8 @@ def test_every_ablation_gets_its_rows_and_only_the_oracle_is_called_one(ablated)
 
 
 def test_a_row_with_another_protocol_trains_nothing(ablated):
-    """Two streams of four methods and two rounds of the alternation; three rows are one method.
-
-    One more trains only the flow that `st_attention_only_t` takes from `st_phase1_longer`: its rgb is st_attention's.
-    """
-    assert ablated.ran["train"] == 2 * 4 + 1 + 2 * 2
+    """Two streams of four methods, of which the alternation has two rounds; the third row is the second's method."""
+    assert ablated.ran["train"] == 2 * 3 + 2 * 2
 
 
 def test_maps_are_set_against_what_they_imitate(ablated):
@@ -74,12 +72,17 @@ def test_figures_are_drawn(ablated):
 
 def test_another_layer_recomputes_maps_attention_nets_and_phase_two_only(ablated, tmp_path):
     clone = ablated.copy(tmp_path / "project")
+    methods = yaml.safe_load(clone.read("params.yaml"))["methods"]
+    own = {name: method for name, method in methods.items() if "runs" not in method}  # others want it as it is
+    clone.edit("methods", value=own)
     clone.edit("tables", "synthetic", "methods", value=["st_phase1", "st_attention"])
     clone.edit("figures", value={})
     clone.edit("methods", "st_attention", "attention", "layers", value=["Mixed_7b"])
-    ran = clone.jobs("snakemake", "--cores", "2", "results/tables/synthetic.csv")
+    planned = clone.run("snakemake", "--dry-run", "results/tables/synthetic.csv").stdout
+    jobs = {rule: int(count) for rule, count in re.findall(r"^(\w+) +(\d+)$", planned, flags=re.MULTILINE)}
+    del jobs["freeze"], jobs["total"]
     shards = 1  # `map_shards` of the scale
-    assert ran == {
+    assert jobs == {
         "gradcam": 2 * 2 * shards,  # of the training videos, and of the test videos that maps are measured on
         "attention_net": 2,
         "attend": 2 * shards,
