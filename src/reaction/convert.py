@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+import torch
+
 from reaction.models.convert import fit, recognise, refit
 from reaction.models.weights import WeightsError, read_weights, write_weights
 from reaction.verify import Described, read_networks
@@ -23,7 +25,8 @@ def convert(file: Path, name: str, out: Path) -> None:
         state = layout.convert(read)
         classifier = state.get(f"{described.builder().last_layer}.weight")
         options = {} if classifier is None else {"classes": classifier.shape[0]}
-        network = described.network(**options)
+        with torch.device("meta"):  # only names and shapes are needed
+            network = described.network(**options)
         fitted, coverage = fit(state, network)
         ours = refit(fitted, layout, network)
     except WeightsError as error:

@@ -3,6 +3,8 @@
 import os
 import pickle
 from collections import Counter
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -26,12 +28,17 @@ KEYS = Path(__file__).parent / "keys"
 State = dict[str, Tensor]
 
 
-def foreign(name: str, seed: int = 0) -> State:
+def foreign(name: str) -> State:
     """Random tensors of a public file's names and shapes: a line of the list is a layer, its kind and its weight.
 
     Scales keep the signal alive through 50 layers, so that a forward pass says something.
     """
-    draw = torch.Generator().manual_seed(seed)
+    return dict(_foreign(name))
+
+
+@cache
+def _foreign(name: str) -> State:
+    draw = torch.Generator().manual_seed(0)
     state: State = {}
     for line in (KEYS / f"{name}.txt").read_text().splitlines():
         layer, kind, *sides = line.split()
@@ -48,10 +55,15 @@ def foreign(name: str, seed: int = 0) -> State:
     return state
 
 
+def on_meta(build: Callable[..., nn.Module], **options) -> nn.Module:
+    with torch.device("meta"):
+        return build(**options)
+
+
 def converted(state: State, network: nn.Module) -> nn.Module:
     """The network in evaluation mode with what the file has, strictly loaded."""
     fitted, coverage = fit(recognise(state).convert(state), network)
-    network.load_state_dict(fitted)
+    network.load_state_dict(fitted, assign=True)
     assert coverage.unexpected == coverage.reshaped == ()
     assert {name.rpartition(".")[2] for name in coverage.missing} <= {"num_batches_tracked"}
     return network.eval()
@@ -72,7 +84,7 @@ def converted(state: State, network: nn.Module) -> nn.Module:
 def test_every_tensor_of_a_public_layout_has_its_place(name, tensors, build):
     state = foreign(name)
     assert len(state) == tensors
-    fitted, coverage = fit(recognise(state).convert(state), build())
+    fitted, coverage = fit(recognise(state).convert(state), on_meta(build))
     added = {"mmaction2_slowfast_r50": 16}.get(name, 0)  # four normalisations that change nothing
     assert len(coverage.loaded) == tensors + added
     assert coverage.unexpected == coverage.reshaped == ()
@@ -122,7 +134,7 @@ def hassony2(state: State, x: Tensor) -> Tensor:
 def test_logits_of_hassony2s_weights_are_those_of_its_code():
     state, clip = foreign("hassony2_i3d"), torch.randn(1, 3, 17, 40, 32)
     with torch.no_grad():
-        torch.testing.assert_close(converted(state, I3D())(clip), hassony2(state, clip), rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(converted(state, on_meta(I3D))(clip), hassony2(state, clip), rtol=1e-4, atol=1e-4)
 
 
 def pytorchvideo(state: State, clips: list[Tensor], alpha: int) -> Tensor:
@@ -166,7 +178,7 @@ PARTS = ("weight", "bias")
 
 def test_logits_of_pytorchvideos_weights_are_those_of_its_code():
     state, clip = foreign("pytorchvideo_slowfast_r50"), torch.randn(1, 3, 16, 32, 32)
-    network = converted(state, SlowFast(alpha=4, lateral_kernel=7, slow_frames="nearest", size=32))
+    network = converted(state, on_meta(SlowFast, alpha=4, lateral_kernel=7, slow_frames="nearest", size=32))
     with torch.no_grad():
         expected = pytorchvideo(state, [clip[:, :, ::4], clip], alpha=4)
         torch.testing.assert_close(network(clip), expected, rtol=1e-4, atol=1e-3)
@@ -174,7 +186,7 @@ def test_logits_of_pytorchvideos_weights_are_those_of_its_code():
 
 def test_mmaction2s_lateral_connections_get_a_normalisation_that_changes_nothing():
     state = foreign("mmaction2_slowfast_r50")
-    network = converted(state, SlowFast())
+    network = converted(state, on_meta(SlowFast))
     fast = torch.rand(1, 8, 16, 3, 3)
     weight = state["backbone.slow_path.conv1_lateral.conv.weight"].abs()
     with torch.no_grad():
@@ -207,9 +219,10 @@ def caffe2_names(blocks: tuple[int, ...]) -> dict[str, str]:
 
 
 def test_every_blob_of_the_caffe2_zoo_has_its_place():
-    network = SlowFast()
+    network = on_meta(SlowFast)
     expected = caffe2_names((3, 4, 6, 3))
-    blobs = {blob: network.state_dict()[name] for blob, name in expected.items()}
+    shapes = {name: value.shape for name, value in network.state_dict().items()}
+    blobs = {blob: torch.zeros(1).expand(shapes[name]) for blob, name in expected.items()}
     extra = {"conv1_w_momentum": torch.ones(1), "lr": torch.ones(1), "model_iter": torch.ones(1)}
     state = from_caffe2(blobs | extra)
     assert {blob: id(value) for blob, value in blobs.items()} == {
@@ -270,9 +283,11 @@ def test_normalisations_of_one_row_lose_it():
 @pytest.mark.parametrize("build", [Slow, C2D, I3DResNet])
 def test_imagenets_resnet_is_inflated(build):
     state = foreign("torchvision_resnet50")
-    network = build(size=32).eval()
+    network = on_meta(build)
     fitted, coverage = fit(recognise(state).convert(state), network)
     assert coverage.missing == ("head.projection.weight", "head.projection.bias")
+    assert coverage.unexpected == ("fc.weight", "fc.bias")
+    assert (len(coverage.loaded), len(coverage.reshaped)) == (265, 53)  # normalisations and convolutions
     kernel = fitted["s4.pathway0_res0.branch2.a.weight"]  # (256, 512, N, 1, 1)
     torch.testing.assert_close(kernel.sum(2), state["layer3.0.conv1.weight"])
     assert set(fitted) == {name for name in network.state_dict() if not name.startswith("head")}
@@ -280,7 +295,7 @@ def test_imagenets_resnet_is_inflated(build):
 
 def test_imagenets_inception_is_inflated():
     state = foreign("torchvision_googlenet")
-    fitted, coverage = fit(recognise(state).convert(state), I3D())
+    fitted, coverage = fit(recognise(state).convert(state), on_meta(I3D))
     assert coverage.missing == ("logits.conv3d.weight", "logits.conv3d.bias")
     assert {name.split(".")[0] for name in coverage.unexpected} == {"aux1", "aux2"}
     kernel = fitted["Mixed_4b.b1b.conv3d.weight"]  # (208, 96, 3, 3, 3)
@@ -327,12 +342,25 @@ def test_differences_of_frames_are_not_converted():
         refit(network.state_dict(), layout, network)
 
 
+def test_a_deeper_resnets_blocks_are_not_left_out_in_silence():
+    state = foreign("torchvision_resnet50")
+    state |= {name.replace("layer3.5", "layer3.6"): value for name, value in state.items() if "layer3.5" in name}
+    _, coverage = fit(state, on_meta(Slow))
+    assert "layer3.6.conv1.weight" in coverage.unexpected
+
+
 def test_a_file_of_another_network_is_refused_by_name():
     with pytest.raises(WeightsError, match=r"\d+ tensors of SlowFast are not there: s1\.pathway1_stem.* and \d+ more"):
-        fit(foreign("torchvision_resnet50"), SlowFast())
+        fit(foreign("torchvision_resnet50"), on_meta(SlowFast))
+    hara = {
+        name: value[:, :, None] if value.dim() == 4 else value
+        for name, value in foreign("torchvision_resnet50").items()
+    }
+    with pytest.raises(WeightsError, match=r"stem\.conv\.weight is \(64, 3, 1, 7, 7\) in the file, \(64, 3, 5, 7, 7\)"):
+        fit(hara, on_meta(I3DResNet))
     state = foreign("pytorchvideo_slowfast_r50")
     with pytest.raises(WeightsError, match=r"conv_f2s\.weight is \(16, 8, 7, 1, 1\) in the file.*name another network"):
-        fit(recognise(state).convert(state), SlowFast())
+        fit(recognise(state).convert(state), on_meta(SlowFast))
     with pytest.raises(WeightsError, match=r"no layout that we know has these tensors: encoder\.weight; known: pier"):
         recognise({"encoder.weight": torch.zeros(1)})
 

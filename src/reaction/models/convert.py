@@ -66,14 +66,14 @@ def fit(state: State, network: nn.Module) -> tuple[dict[str, Tensor], Coverage]:
     What is left out: tensors that the network does not have, and a classifier where the file has none. Raises
     WeightsError where any other tensor is missing or has another shape.
     """
-    state = _inflated(state, network)
+    state = _of_its_own(state, network)
     own = network.state_dict()
-    fitted = {name: _shaped(name, state[name], own[name]) for name in own if name in state}
     missing = tuple(name for name in own if name not in state)
     essential = [name for name in missing if not name.endswith(COUNTER) and not name.startswith(network.last_layer)]
     if essential:
         few = ", ".join(essential[:4]) + (f" and {len(essential) - 4} more" if len(essential) > 4 else "")
         raise WeightsError(f"{len(essential)} tensors of {type(network).__name__} are not there: {few}")
+    fitted = {name: _shaped(name, state[name], own[name]) for name in own if name in state}
     counters = {name: torch.zeros((), dtype=torch.int64) for name in missing if name.endswith(COUNTER)}
     reshaped = tuple(name for name in fitted if state[name].shape != own[name].shape)
     coverage = Coverage(
@@ -261,17 +261,21 @@ def _identity(prefix: str, channels: int, eps: float = 1e-5) -> dict[str, Tensor
     return {prefix + part: value.clone() for part, value in parts.items()}
 
 
-def _inflated(state: State, network: nn.Module) -> State:
-    """Weights of the 2D counterpart as those of a 3D `network`, without ImageNet's classifier; others as they are."""
+def _of_its_own(state: State, network: nn.Module) -> State:
+    """Weights of the 2D counterpart of a 3D `network` under its own names; any others as they are."""
     if isinstance(network, i3d.I3D) and "inception3a.branch1.conv.weight" in state:
         return i3d.inflate({name: value for name, value in state.items() if not name.startswith("fc.")}, network)
     if isinstance(network, resnet3d.ResNet3D) and "layer1.0.conv1.weight" in state:
-        return resnet3d.inflate(state, network)
+        layers = [name for name in network.state_dict() if re.match(r"s\d\.pathway0_(stem|res)", name)]
+        ours = {resnet3d.torchvision_name(name): name for name in layers}
+        return {ours.get(name, name): value for name, value in state.items()}
     return state
 
 
 def _shaped(name: str, value: Tensor, own: Tensor) -> Tensor:
-    """`value` in the shape and type of the network's `own`, of which only sides of length 1 may differ."""
+    """`value` in the shape and type of the network's `own`, of which it may lack time and sides of length 1."""
+    if value.dim() == 4 and own.dim() == 5:
+        value = value.unsqueeze(2).expand(-1, -1, own.shape[2], -1, -1) / own.shape[2]  # (O, I, N, k, k)
     sides = [[side for side in tensor.shape if side != 1] for tensor in (value, own)]
     if sides[0] != sides[1]:
         theirs, ours = tuple(value.shape), tuple(own.shape)
