@@ -42,18 +42,19 @@ def link_tubelets(
     ended: list[list[_Tubelet]] = []
     for frame in range(frames - length + 1):
         own = np.flatnonzero(start == frame)
-        waiting = [
-            _Tubelet(frame, boxes, value) for boxes, value in _soft_best(tubelet[own], score[own], suppression, best)
-        ]
+        boxes, scores = _soft_best(tubelet[own], score[own], suppression, best)
+        free = np.ones(len(boxes), bool)
         growing.sort(key=lambda path: -_mean_score(path))
         still = []
         for path in growing:
-            extension = _extension(path[-1], waiting, frame, overlap, edge)
-            if extension is not None:
-                path.append(waiting.pop(extension))
-            finished = extension is None and frame - path[-1].start >= length
+            close = free & (_overlaps(path[-1], boxes, frame, edge) >= overlap)
+            if close.any():
+                first = int(close.argmax())  # the best-scored
+                path.append(_Tubelet(frame, boxes[first], float(scores[first])))
+                free[first] = False
+            finished = not close.any() and frame - path[-1].start >= length
             (ended if finished else still).append(path)
-        growing = still + [[one] for one in waiting]
+        growing = still + [[_Tubelet(frame, boxes[i], float(scores[i]))] for i in np.flatnonzero(free)]
     long = [path for path in ended + growing if path[-1].start + length - path[0].start >= least_frames]
     return [_averaged(path, length) for path in long if _mean_score(path) >= least_score]
 
@@ -66,37 +67,39 @@ class _Tubelet:
 
 
 def _mean_score(path: Sequence[_Tubelet]) -> float:
-    return float(np.mean([one.score for one in path]))
+    return sum(one.score for one in path) / len(path)
 
 
-def _soft_best(tubelet: NDArray, score: NDArray, threshold: float, best: int) -> list[tuple[NDArray, float]]:
-    """The best tubelets (n, K, 4) with their scores, after suppression, best first.
+def _soft_best(tubelet: NDArray, score: NDArray, threshold: float, best: int) -> tuple[NDArray, NDArray]:
+    """The best tubelets (n, K, 4) with their scores (n,), after suppression, best first.
 
     As the source has it: one that overlaps a better one by more than the threshold (mean over the K frames, with the
     extra pixel) is not removed, but its score is multiplied, once, by 1 minus the *sum* of its K overlaps, which is
     negative for most K above 1, and it suppresses no other.
     """
     score, left, length = score.astype(np.float64), np.argsort(-score, kind="stable"), tubelet.shape[1]
-    while len(left):
+    while len(left) > 1:
         first, left = left[0], left[1:]
-        better = np.tile(tubelet[first], (len(left), 1))
-        sums = iou(better, tubelet[left].reshape(-1, 4), 1.0).reshape(-1, length).sum(axis=1)
+        sums = _iou_with(tubelet[first], tubelet[left], 1.0).sum(axis=1)
         hidden = sums > threshold * length
         score[left[hidden]] *= 1 - sums[hidden]
         left = left[~hidden]
     order = np.argsort(-score, kind="stable")[:best]
-    return [(tubelet[i], float(score[i])) for i in order]
+    return tubelet[order], score[order]
 
 
-def _extension(last: _Tubelet, waiting: list[_Tubelet], frame: int, least: float, edge: float) -> int | None:
-    """The best-scored of the waiting tubelets that overlaps the last one enough."""
+def _overlaps(last: _Tubelet, boxes: NDArray, frame: int, edge: float) -> NDArray:
+    """How much each tubelet (n, K, 4) that begins on `frame` overlaps a path's last one: (n,)."""
     gone = frame - last.start
     common = max(len(last.box) - gone, 0)
-    for place, one in enumerate(waiting):  # best first
-        pair = (one.box[:common], last.box[gone:]) if common else (one.box[:1], last.box[-1:])
-        if iou(*pair, edge).mean() >= least:
-            return place
-    return None
+    if not common:
+        return _iou_with(last.box[-1:], boxes[:, :1], edge)[:, 0]
+    return _iou_with(last.box[gone:], boxes[:, :common], edge).mean(axis=1)
+
+
+def _iou_with(one: NDArray, many: NDArray, edge: float) -> NDArray:
+    """Overlap (n, k) of the boxes (k, 4) with each of (n, k, 4), frame by frame."""
+    return iou(np.tile(one, (len(many), 1)), many.reshape(-1, 4), edge).reshape(len(many), len(one))
 
 
 def _averaged(path: Sequence[_Tubelet], length: int) -> Path:
