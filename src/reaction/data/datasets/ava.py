@@ -61,12 +61,10 @@ def _read_parts(lists: Path, names: Mapping[int, str]) -> dict[str, ava.Actions]
     for path in sorted(lists.rglob("*.csv")):
         if (told := re.search("train|val|test", path.name)) and not OTHERS.search(path.name):
             found[PARTS[told[0]]].append(path)
-    for part, paths in found.items():
-        _only_one(
-            paths, lists, f"file of actions for {part}, such as ava_{'train' if part == 'train' else 'val'}_v2.2.csv"
-        )
-    ava.check_versions(_label_map(lists), *(paths[0] for paths in found.values()))
-    return {part: ava.read_actions(paths[0], names) for part, paths in found.items()}
+    train = _only_one(found["train"], lists, "file of actions for training, such as ava_train_v2.2.csv")
+    test = _only_one(found["test"], lists, "file of actions for test, such as ava_val_v2.2.csv")
+    ava.check_versions(_label_map(lists), train, test)
+    return {"train": ava.read_actions(train, names), "test": ava.read_actions(test, names)}
 
 
 def _label_map(lists: Path) -> Path:
