@@ -145,5 +145,5 @@ def test_freezing_the_same_config_gives_the_same_bytes(tmp_path):
 @pytest.mark.parametrize(("said", "seen"), [([], "3"), (["--gpus", "0"], ""), (["--gpus", "2"], "3")])
 def test_a_command_without_gpus_sees_none(said, seen, tmp_path, monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3")
-    assert main([*said, "freeze", str(tmp_path / "config.json"), "{}"]) == 0
+    assert main(["score", str(tmp_path), *said]) == 1, "an empty folder"
     assert os.environ["CUDA_VISIBLE_DEVICES"] == seen

@@ -12,7 +12,7 @@ UNFINISHED = 75  # sysexits' EX_TEMPFAIL: stopped before the end on purpose, run
 
 def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
-    if options.gpus == 0:
+    if getattr(options, "gpus", None) == 0:
         os.environ["CUDA_VISIBLE_DEVICES"] = ""  # before PyTorch is imported, which looks once
     try:
         return options.run(options) or 0
@@ -26,7 +26,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="reaction", description=__doc__)
     parser.add_argument("--traceback", action="store_true", help="show where an error came from")
-    parser.add_argument("--gpus", type=int, metavar="N", help="0 hides those of this machine; unsaid: any that is seen")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for phase in (_data, _features, _training, _attention, _evaluation, _tables, _networks, _housekeeping):
         phase(commands)
@@ -48,6 +47,7 @@ def _data(commands) -> None:
 def _features(commands) -> None:
     _on_shard(commands, "frames", "extract RGB frames", _frames)
     flow = _on_shard(commands, "flow", "compute TV-L1 flow", _flow)
+    _gpus(flow)
     flow.add_argument("--backend", default="auto", help="native, gpu, torch, opencv, opencv-cuda; unsaid: the fastest")
 
 
@@ -57,12 +57,15 @@ def _training(commands) -> None:
     _workers(train)
     train.add_argument("--stop-after", type=float, help="minutes; save and leave with status 75 before they are over")
     _threads(train)
+    _gpus(train)
 
 
 def _attention(commands) -> None:
-    _on_shard(commands, "gradcam", "compute Grad-CAM maps of a trained run", _gradcam)
-    _threads(_on_folder(commands, "attention_net", "train the network that predicts the maps", _attention_net))
-    _on_shard(commands, "attend", "predict maps with an attention network", _attend)
+    _gpus(_on_shard(commands, "gradcam", "compute Grad-CAM maps of a trained run", _gradcam))
+    net = _on_folder(commands, "attention_net", "train the network that predicts the maps", _attention_net)
+    _threads(net)
+    _gpus(net)
+    _gpus(_on_shard(commands, "attend", "predict maps with an attention network", _attend))
     _threads(_on_folder(commands, "agree", "measure how far predicted maps are from the Grad-CAM they imitate", _agree))
 
 
@@ -70,6 +73,7 @@ def _evaluation(commands) -> None:
     score = _on_folder(commands, "score", "score the test videos and evaluate them", _score)
     _workers(score)
     _threads(score)
+    _gpus(score)
     _on_folder(commands, "fuse", "fuse the scores of streams and evaluate them", _fuse)
 
 
@@ -140,6 +144,10 @@ def _loaders(options: argparse.Namespace) -> int:
 
 def _threads(command: argparse.ArgumentParser) -> None:
     command.add_argument("--threads", type=int, default=1)
+
+
+def _gpus(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--gpus", type=int, help="0 hides those of this machine; unsaid: any that is seen")
 
 
 # The imports are inside, so that a command loads only the libraries it needs and `reaction --help` is instant.

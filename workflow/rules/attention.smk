@@ -19,7 +19,7 @@ rule gradcam:
     params:
         folder=subpath(output.maps, parent=True),
     shell:
-        "reaction --gpus {resources.gpu} gradcam {params.folder:q} --shard {wildcards.shard} --threads {threads} > {log:q} 2>&1"
+        "reaction gradcam {params.folder:q} --shard {wildcards.shard} --threads {threads} --gpus {resources.gpu} > {log:q} 2>&1"
 
 
 rule attention_net:
@@ -46,7 +46,7 @@ rule attention_net:
     params:
         folder=subpath(output.net, parent=True),
     shell:
-        "reaction --gpus {resources.gpu} attention_net {params.folder:q} --threads {threads} > {log:q} 2>&1"
+        "reaction attention_net {params.folder:q} --threads {threads} --gpus {resources.gpu} > {log:q} 2>&1"
 
 
 rule attend:
@@ -70,7 +70,7 @@ rule attend:
     params:
         folder=subpath(output.maps, parent=True),
     shell:
-        "reaction --gpus {resources.gpu} attend {params.folder:q} --shard {wildcards.shard} --threads {threads} > {log:q} 2>&1"
+        "reaction attend {params.folder:q} --shard {wildcards.shard} --threads {threads} --gpus {resources.gpu} > {log:q} 2>&1"
 
 
 rule agree:

@@ -23,7 +23,7 @@ rule score:
     params:
         folder=subpath(output.scores, parent=True),
     shell:
-        "reaction --gpus {resources.gpu} score {params.folder:q} --threads {threads} > {log:q} 2>&1"
+        "reaction score {params.folder:q} --threads {threads} --gpus {resources.gpu} > {log:q} 2>&1"
 
 
 rule fuse:

@@ -40,4 +40,4 @@ rule flow:
     params:
         folder=subpath(output[0], parent=True),
     shell:
-        "reaction --gpus {resources.gpu} flow {params.folder:q} --shard {wildcards.shard} --threads {threads} > {log:q} 2>&1"
+        "reaction flow {params.folder:q} --shard {wildcards.shard} --threads {threads} --gpus {resources.gpu} > {log:q} 2>&1"

@@ -25,6 +25,6 @@ rule train:
     shell:
         "processes=$(({resources.gpu} > 1 ? {resources.gpu} : 1)); launcher=; "
         'if [ $processes -gt 1 ]; then launcher="torchrun --standalone --nproc-per-node $processes --no-python"; fi; '
-        "$launcher reaction --gpus {resources.gpu} train {params.folder:q} --checkpoints {params.checkpoints:q} "
+        "$launcher reaction train {params.folder:q} --gpus {resources.gpu} --checkpoints {params.checkpoints:q} "
         "--threads $((({threads} + processes - 1) / processes)) --stop-after $(({resources.runtime} * 9 / 10)) "
         "> {log:q} 2>&1"
