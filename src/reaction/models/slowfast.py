@@ -7,13 +7,13 @@ frames with `beta` times the channels. What the Fast one sees joins the Slow one
 (section 3.4). `Slow` and `Fast` are the pathways alone, the baselines of table 5a. Weights have the names of
 facebookresearch/SlowFast.
 
-In the paper's words T x tau: `SlowFast(alpha=8)` on clips of 32 frames, every second of the video, is 4 x 16;
-`alpha=4` on the same clips 8 x 8, on clips of 64 frames 16 x 8. `Slow` on every 16th frame, 4 of them, is 4 x 16.
+In the paper's words T x tau: `SlowFast(alpha=8)` on clips of 32 frames, every second one of the
+video, is 4 x 16; `alpha=4` on the same clips 8 x 8, on clips of 64 frames 16 x 8. `Slow` on every 16th frame, 4 of them, is 4 x 16.
 
 Choices, where paper and code differ or are silent:
 - `slow_frames`: which frames of the clip the Slow pathway sees. `linspace`, the code's way and the default, spreads
   them from the first to the last (alpha 8: 0, 10, 20, 31), `nearest` takes every alpha-th (0, 8, 16, 24), which is what
-  the paper's stride says and mmaction2 does. Weights trained in one way do worse when tested in the other.
+  the paper's stride says and mmaction2 does. A test has to pick them as the training did.
 - `lateral_kernel`: 5 as in the paper; the code's 8x8 with R50 has 7.
 - `temporal_res4`: of R101's 23 blocks in res4 only the first 6 have temporal kernels, in both pathways, in what the
   paper tells of (its 106 and 213 GFLOPs; the code calls it R101_50_50). (23, 23) is R101_101_101.
