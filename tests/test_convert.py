@@ -10,6 +10,7 @@ from torch import Tensor
 
 from reaction.cli import main
 from reaction.models.bn_inception import BNInception
+from reaction.models.i3d import I3D
 from reaction.models.inception_v3 import InceptionV3
 from reaction.models.weights import load_pretrained, read_weights
 from reaction.training.networks import build_network, load_start
@@ -20,6 +21,7 @@ NETWORKS = """
 sources: {paper: A paper}
 networks:
   - {name: small_v3, build: inception_v3.InceptionV3, options: {width: 0.0625}, inputs: [[3, 80, 80]], published: []}
+  - {name: small_i3d, build: i3d.I3D, options: {width: 0.0625, channels: 2}, inputs: [[2, 8, 32, 32]], published: []}
   - {name: small_bn, build: bn_inception.BNInception, options: {width: 0.0625}, inputs: [[3, 64, 64]], published: []}
 """
 NETWORK = {"backbone": "inception_v3", "width": 0.0625, "dropout": 0.2, "partial_bn": False, "segments": 2, "stack": 1}
@@ -89,12 +91,23 @@ def test_torchvisions_auxiliary_net_is_left_out_and_another_dataset_starts_its_o
     assert model.backbone.fc.weight.abs().max() < 0.01
 
 
-def started(path: str, *, classes: int, **network) -> torch.nn.Module:
+def test_a_flow_i3d_of_old_pytorch_starts_a_run_that_answers_as_it_did(capsys):
+    torch.manual_seed(0)
+    source, clip = I3D(classes=4, channels=2, width=0.0625).eval(), torch.rand(1, 2, 8, 32, 32)
+    torch.save({name: value for name, value in source.state_dict().items() if "num_batches" not in name}, "flow.pt")
+    assert main(["convert", "flow.pt", "ours.safetensors", "--to", "small_i3d"]) == 0
+    assert "57 missing: Conv3d_1a_7x7.bn.num_batches_tracked" in capsys.readouterr().out
+    model = started("ours.safetensors", classes=4, stream="flow", backbone="i3d", stack=8).eval()
+    with torch.no_grad():
+        assert torch.equal(model.backbone(clip), source(clip))
+
+
+def started(path: str, *, classes: int, stream: str = "rgb", **network) -> torch.nn.Module:
     """A run's network with the weights that its `weights` block names."""
     network = copy.deepcopy(NETWORK) | network
-    model = build_network(network, stream="rgb", classes=classes)
+    model = build_network(network, stream=stream, classes=classes)
     weights = {"source": "file", "path": path, "url": None, "sha256": None}
-    load_start(model, {"network": network, "stream": "rgb", "weights": weights}, None)
+    load_start(model, {"network": network, "stream": stream, "weights": weights}, None)
     return model
 
 
@@ -107,7 +120,7 @@ def unknown() -> dict[str, Tensor]:
     [
         (unknown, "ours.safetensors", "small_bn", "file.pth: no layout that we know has these tensors: encoder.weight"),
         (unknown, "ours.pth", "small_bn", "converted weights are safetensors; call it ours.safetensors"),
-        (unknown, "ours.safetensors", "i3d", "no network is called 'i3d'; choose one of small_v3, small_bn"),
+        (unknown, "ours.safetensors", "i3d", "no network is called 'i3d'; choose one of small_v3, small_i3d, small_bn"),
         (
             lambda: InceptionV3(width=0.0625).state_dict(),
             "ours.safetensors",
