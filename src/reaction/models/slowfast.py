@@ -7,8 +7,8 @@ frames with `beta` times the channels. What the Fast one sees joins the Slow one
 (section 3.4). `Slow` and `Fast` are the pathways alone, the baselines of table 5a. Weights have the names of
 facebookresearch/SlowFast.
 
-In the paper's words T x tau: `SlowFast(alpha=8)` on clips of 32 frames, every second one of the
-video, is 4 x 16; `alpha=4` on the same clips 8 x 8, on clips of 64 frames 16 x 8. `Slow` on every 16th frame, 4 of them, is 4 x 16.
+In the paper's words T x tau: `SlowFast(alpha=8)` on clips of 32 frames, every second one of the video, is 4 x 16;
+`alpha=4` on the same clips is 8 x 8, on clips of 64 frames 16 x 8. `Slow` on every 16th frame, 4 of them, is 4 x 16.
 
 Choices, where paper and code differ or are silent:
 - `slow_frames`: which frames of the clip the Slow pathway sees. `linspace`, the code's way and the default, spreads
