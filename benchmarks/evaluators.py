@@ -83,9 +83,11 @@ def _rows_of(seconds: np.ndarray) -> dict[int, np.ndarray]:
 
 
 def _fifty_best(detections: ActionScores) -> np.ndarray:
-    score = detections.score.copy()
+    score = np.full_like(detections.score, np.nan)
     for rows in _rows_of(detections.second).values():
-        score[rows] = np.where(score[rows] >= np.sort(score[rows].ravel())[-50], score[rows], np.nan)
+        best = np.argsort(-detections.score[rows], axis=None, kind="stable")[:50]
+        row, action = rows[best // score.shape[1]], best % score.shape[1]
+        score[row, action] = detections.score[row, action]
     return score
 
 
@@ -123,9 +125,10 @@ def _one_action(
 def _area(scores: np.ndarray, hits: np.ndarray, positives: int) -> float:
     if not positives:
         return float("nan")
-    upto = np.cumsum(hits[np.argsort(-scores, kind="stable")])
-    precision = upto / np.arange(1, len(upto) + 1)
-    envelope = np.maximum.accumulate(precision[::-1])[::-1]
+    order = np.argsort(-scores, kind="stable")
+    points = np.flatnonzero(np.r_[np.diff(scores[order]) != 0, True])  # equal scores count together
+    upto = np.cumsum(hits[order])[points]
+    envelope = np.maximum.accumulate((upto / (points + 1))[::-1])[::-1]
     return float((np.diff(upto, prepend=0) / positives * envelope).sum())
 
 

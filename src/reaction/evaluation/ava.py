@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from reaction.evaluation.average_precision import MeanAP, curve
-from reaction.evaluation.boxes import Pairs, Truth, check_boxes, claim, frame_ids, overlapping
+from reaction.evaluation.boxes import Pairs, Truth, check_boxes, claim, frame_ids, overlapping, place_in_run
 
 THRESHOLD = 0.5
 MINI_EVERY = 4  # SlowFast validates on keyframes of seconds that 4 divides unless AVA.FULL_TEST_ON_VAL is set
@@ -87,11 +87,12 @@ def ava_map(
         truth = truth[truth.frame % MINI_EVERY == 0]
         detections = detections[detections.second % MINI_EVERY == 0]
     positives, truth, detections = _counted(truth, detections, protocol, _ids(listed), _ids(excluded))
-    kept = None if protocol.most_per_keyframe is None else _best(detections, protocol.most_per_keyframe)
-    row, label = _hits(truth, detections, protocol, kept)
+    if protocol.most_per_keyframe is not None:
+        detections = _best(detections, protocol.most_per_keyframe)
+    row, label = _hits(truth, detections, protocol)
     per_class = np.full(len(positives), np.nan)
     for action in np.flatnonzero(positives):
-        scores = detections.score[:, action] if kept is None else detections.score[kept[:, action], action]
+        scores = detections.score[:, action]
         scores = scores[~np.isnan(scores)]
         hit_scores = detections.score[row[label == action], action]
         found = curve(scores, hit_scores, positives[action]).every_point()
@@ -122,17 +123,13 @@ def _counted(
     return positives, truth[~true_out], detections[~out] if out.any() else detections
 
 
-def _hits(
-    truth: Truth, detections: ActionScores, protocol: AvaProtocol, kept: NDArray | None
-) -> tuple[NDArray, NDArray]:
+def _hits(truth: Truth, detections: ActionScores, protocol: AvaProtocol) -> tuple[NDArray, NDArray]:
     """Rows of detections and the actions, both (H,), that hit a truth."""
     keys, true_keys = frame_ids(detections.video, detections.second), frame_ids(truth.video, truth.frame)
     boxes, true_boxes = (one.box.astype(protocol.precision) for one in (detections, truth))
     pairs = overlapping((keys, boxes), (true_keys, true_boxes), least=THRESHOLD)
     label, actions = truth.label[pairs.truth], detections.score.shape[1]
     scored = ~np.isnan(detections.score[pairs.detection, label])
-    if kept is not None:
-        scored &= kept[pairs.detection, label]
     pairs, label = pairs[scored], label[scored]
     rank = pairs.detection if protocol.first_listed else -detections.score[pairs.detection, label]
     frames = np.unique(true_keys[pairs.truth], return_inverse=True)[1]
@@ -141,17 +138,22 @@ def _hits(
     return hit // actions, hit % actions
 
 
-def _best(detections: ActionScores, most: int) -> NDArray[np.bool_]:
-    """Which scores (N, C) are among the `most` best of their keyframe; of equals at the limit, the first ones."""
-    kept = ~np.isnan(detections.score)
+def _best(detections: ActionScores, most: int) -> ActionScores:
+    """Without the scores that are not among the `most` best of their keyframe; of equals at the limit the first stay.
+
+    A keyframe's `most`-th best person, by the best score, bounds its `most`-th best score from below: few are ranked.
+    """
     keys = frame_ids(detections.video, detections.second)
-    order = np.argsort(keys, kind="stable")
-    for rows in np.split(order, np.flatnonzero(np.diff(keys[order])) + 1):
-        scores = detections.score[rows].ravel()
-        own = np.flatnonzero(~np.isnan(scores))
-        if len(own) > most:
-            limit = np.partition(scores[own], -most)[-most]
-            better, equal = scores > limit, np.flatnonzero(scores == limit)
-            better[equal[: most - int(better.sum())]] = True
-            kept[rows] = better.reshape(len(rows), -1)
-    return kept
+    top = np.fmax.reduce(detections.score, axis=1, initial=-np.inf)
+    order = np.lexsort((-top, keys))
+    limiting = order[place_in_run(keys[order]) == most - 1]
+    own, number = np.unique(keys, return_inverse=True)
+    limit = np.full(len(own), -np.inf, detections.score.dtype)
+    limit[number[limiting]] = top[limiting]
+    row, action = np.nonzero(detections.score >= limit[number][:, None])
+    values = detections.score[row, action]
+    order = np.lexsort((-values, number[row]))  # stable: equals stay as they came
+    chosen = order[place_in_run(number[row[order]]) < most]
+    score = np.full_like(detections.score, np.nan)
+    score[row[chosen], action[chosen]] = values[chosen]
+    return ActionScores(detections.video, detections.second, detections.box, score)

@@ -86,6 +86,12 @@ def places(*columns: NDArray) -> tuple[NDArray[np.int64], ...]:
     return tuple(np.split(inverse, np.cumsum([len(column) for column in columns])[:-1]))
 
 
+def place_in_run(keys: NDArray) -> NDArray[np.int64]:
+    """For sorted keys (N,), how many of the same came before each."""
+    starts = np.flatnonzero(np.r_[True, keys[1:] != keys[:-1]][: len(keys)])
+    return np.arange(len(keys)) - np.repeat(starts, np.diff(np.r_[starts, len(keys)]))
+
+
 def iou(first: NDArray, second: NDArray, edge: float = 0.0) -> NDArray:
     """Overlap (N,) of boxes (N, 4) that belong together; `edge` is added to every width and height."""
     width = np.minimum(first[:, 2], second[:, 2]) - np.maximum(first[:, 0], second[:, 0]) + edge

@@ -13,7 +13,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from reaction.evaluation.average_precision import Curve, curve
-from reaction.evaluation.boxes import Detections, Pairs, Truth, area, claim, frame_ids, overlapping, places
+from reaction.evaluation.boxes import (
+    Detections,
+    Pairs,
+    Truth,
+    area,
+    claim,
+    frame_ids,
+    overlapping,
+    place_in_run,
+    places,
+)
 
 THRESHOLDS = tuple(float(t) for t in np.linspace(0.5, 0.95, 10))
 RECALLS = 101
@@ -28,7 +38,7 @@ def coco_ap(truth: Truth, detections: Detections, *, classes: int = 1) -> dict[s
     """
     keys, true_keys = _images_and_classes(detections, truth, classes)
     order = np.lexsort((-detections.score, keys))
-    ranked = _place_in_run(keys[order])  # how many of its image and class are better
+    ranked = place_in_run(keys[order])  # how many of its image and class are better
     figures: dict[str, float] = {}
     for most in MOST:
         best = order[ranked < most]
@@ -48,12 +58,6 @@ def coco_ap(truth: Truth, detections: Detections, *, classes: int = 1) -> dict[s
 def _images_and_classes(detections: Detections, truth: Truth, classes: int) -> tuple[NDArray, NDArray]:
     images = places(*(frame_ids(one.video, one.frame) for one in (detections, truth)))
     return images[0] * classes + detections.label, images[1] * classes + truth.label
-
-
-def _place_in_run(keys: NDArray) -> NDArray:
-    """For sorted keys, how many of the same came before each."""
-    starts = np.flatnonzero(np.r_[True, keys[1:] != keys[:-1]])[: len(keys)]
-    return np.arange(len(keys)) - np.repeat(starts, np.diff(np.r_[starts, len(keys)]))
 
 
 def _curves(

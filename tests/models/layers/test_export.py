@@ -15,6 +15,7 @@ from reaction.models.layers.roi_align import RoIAlign
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxscript")
 torch.set_num_threads(1)
+pytestmark = pytest.mark.slow  # the exporter takes its time
 
 
 class Pooled(nn.Module):
