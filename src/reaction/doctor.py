@@ -49,6 +49,8 @@ SIZES = {
     "ucf101": Size(13320, 2.48e6, 101, 7e9, (9537, 9586, 9624), (3783, 3734, 3696)),
     # Counted: two clips per class and group, as params.yaml says; the archive is that of all classes.
     "ucf101_5": Size(250, 40944, 5, 7e9, (180,) * 3, (70,) * 3),
+    # The lists of Kay et al. 2017, ten seconds at 25 frames; bytes of the clips as cut: about 1.7 MB each (estimate).
+    "kinetics400": Size(266_440, 66.6e6, 400, 450e9, (246_534,), (19_906,)),
     "jhmdb21": Size(928, 31838, 21, 0.1e9, (660, 658, 663), (268, 270, 265)),
 }
 
@@ -77,6 +79,23 @@ NETWORKS = {
     ("vgg16", 1.0, 224): Network(15.5e9, 134.5e6, 1.1, 0.29, 0.0010),
     ("inception_v3", 0.25, 112): Network(0.036e9, 1.40e6, 0.0055, 0.0018, 0.0002, 0.0023, 0.0012),
     ("inception_v3", 0.25, 96): Network(0.0227e9, 1.39e6, 0.0052, 0.0014, 0.0002, 0.0019, 0.0017),
+    # Per clip, of 16 pictures at the reduced sizes; of Inception-V1 per stack of ten fields.
+    ("inception_v1", 1.0, 224): Network(2.17e9, 6.06e6, 0.2, 0.067, 0.0010),
+    ("convnet_lstm", 1.0, 224): Network(37.5e9, 8.95e6, 6.1, 1.4, 0.0010),
+    ("convnet_lstm", 0.25, 112): Network(0.485e9, 0.568e6, 0.057, 0.019, 0.0002),
+    ("convnet_lstm", 0.25, 96): Network(0.351e9, 0.568e6, 0.041, 0.014, 0.0002),
+    ("c3d", 1.0, 112): Network(19.8e9, 79.7e6, 1.6, 0.42, 0.0010),
+    ("c3d", 0.25, 112): Network(1.43e9, 4.90e6, 0.11, 0.042, 0.0002),
+    ("c3d", 0.25, 96): Network(1.05e9, 4.90e6, 0.075, 0.021, 0.0002),
+    ("two_stream_joint", 1.0, 224): Network(3.66e9, 12.1e6, 0.29, 0.10, 0.0010),
+    ("two_stream_joint", 0.25, 112): Network(0.102e9, 0.759e6, 0.015, 0.0058, 0.0002),
+    ("two_stream_joint", 0.25, 96): Network(0.0742e9, 0.759e6, 0.013, 0.0069, 0.0002),
+    ("fused3d", 1.0, 224): Network(25.3e9, 39.8e6, 2.1, 0.63, 0.0010),
+    ("fused3d", 0.25, 112): Network(0.652e9, 2.52e6, 0.057, 0.023, 0.0002),
+    ("fused3d", 0.25, 96): Network(0.450e9, 2.52e6, 0.046, 0.017, 0.0002),
+    ("i3d", 1.0, 224): Network(111.2e9, 12.7e6, 8.4, 2.3, 0.0010),
+    ("i3d", 0.25, 112): Network(0.753e9, 0.818e6, 0.048, 0.020, 0.0002),
+    ("i3d", 0.25, 96): Network(0.551e9, 0.818e6, 0.036, 0.015, 0.0002),
 }
 
 
@@ -302,7 +321,9 @@ def _scored(made: Artifact, size: Size) -> Need:
     """Every view of every video; a picture is decoded once for all of its crops, hence half a load for each."""
     run, protocol = made.inputs["run"], made.config["protocol"]
     costs = _network(run.config["network"])
-    views = _part(made, size) * protocol["segments"] * protocol["crops"]
+    # A clip may be longer than the run's own; as many views of that length cost as much.
+    longer = protocol.get("stack", run.config["network"]["stack"]) / run.config["network"]["stack"]
+    views = _part(made, size) * protocol["segments"] * protocol["crops"] * longer
     done = _networked(run, views, costs.forward, costs.macs * GPU_FORWARD)
     return done + _loaded(run, views, costs.load / 2) + Need(disk=4 * views * size.classes)
 
@@ -316,7 +337,9 @@ def _networked(run: Artifact, images: float, seconds: float, macs: float) -> Nee
 
 def _loaded(run: Artifact, images: float, seconds: float) -> Need:
     """Decoding, cropping and resizing the stored pictures that a run's network sees."""
-    span = run.config["network"]["stack"] + (run.config["stream"] == "rgbdiff")
+    network, stream = run.config["network"], run.config["stream"]
+    frames = network.get("frames", 1)
+    span = frames * network["stack"] + {"rgbdiff": 1, "joint": frames}.get(stream, 0)
     return Need(images * span * seconds, images * span * seconds)
 
 

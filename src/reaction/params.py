@@ -81,6 +81,7 @@ class Dataset(Model):
         "video", description="what a bootstrap draws: `group` where the videos of a group depend on each other"
     )
     classes: tuple[str, ...] | None = Field(None, description="keep only these classes")
+    stands_in: str | None = Field(None, description="what papers measured on, if it is not what can be had")
     mirror: str | None = Field(None, description="its folder in the mirror")
     archives: tuple[Archive, ...] = ()
     generator: Generator | None = None

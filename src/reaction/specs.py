@@ -209,8 +209,10 @@ def incomparable(params: Params, table: Table, row: str, stream: str) -> list[st
     reasons = []
     if table.scale != "paper":
         reasons.append(f"scale {table.scale}")
-    if weights.source == "none":
+    if weights.source == "none" and params.weights[described.weights].source != "none":
         reasons.append("no ImageNet weights")
+    if params.datasets[table.dataset].stands_in:
+        reasons.append(params.datasets[table.dataset].stands_in)
     if params.datasets[table.dataset].classes:
         reasons.append(f"{len(params.datasets[table.dataset].classes)} classes only")
     reasons += _stands_in(described, stream)

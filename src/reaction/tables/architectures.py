@@ -25,9 +25,9 @@ def network_table(spec: Mapping[str, Any], csv: Path) -> None:
     paper = read_paper(Path(spec["paper"]))
     published = {one.method: one for one in paper.networks if one.table == spec["claims"]}
     rows = [_row(one, published[one["method"]], spec["classes"], spec["fps"]) for one in spec["rows"]]
-    table = pd.DataFrame(rows)
-    write_text(csv, table.to_csv(index=False, lineterminator="\n"))
-    write_text(csv.with_suffix(".md"), table.to_markdown(index=False, disable_numparse=True) + "\n")
+    write_text(csv, pd.DataFrame(rows).to_csv(index=False, lineterminator="\n"))
+    shown = pd.DataFrame([_shown(row) for row in rows])
+    write_text(csv.with_suffix(".md"), shown.to_markdown(index=False, disable_numparse=True) + "\n")
 
 
 def _row(described: Mapping[str, Any], published: PublishedNetwork, classes: int, fps: int) -> dict[str, Any]:
@@ -37,8 +37,21 @@ def _row(described: Mapping[str, Any], published: PublishedNetwork, classes: int
     )
     row = {"method": described["method"], "name": published.name}
     for measure in ("parameters", *MEASURES):
-        row |= {measure: ours[measure], f"published {measure}": getattr(published, measure)}
+        row |= dict(zip(_pair(measure), (ours[measure], getattr(published, measure)), strict=True))
     return row | {"source": published.source, "verdict": "equal" if same else "differs"}
+
+
+def _shown(row: Mapping[str, Any]) -> dict[str, str]:
+    """A row to read: ours, and behind it what the paper says where it is written otherwise."""
+    cells = {"network": row["name"]}
+    for measure in ("parameters", *MEASURES):
+        ours, published = (f"{row[key]:,}" if not isinstance(row[key], str) else row[key] for key in _pair(measure))
+        cells[measure.replace("_", " ")] = ours if ours == published else f"{ours} ({published})"
+    return cells | {"source": row["source"], "": row["verdict"]}
+
+
+def _pair(measure: str) -> tuple[str, str]:
+    return measure, f"published {measure}"
 
 
 def footprint(described: Mapping[str, Any], fps: int) -> dict[str, float]:
