@@ -12,14 +12,18 @@ from reaction.models.yowo import (
     ANCHORS,
     BACKBONES_3D,
     YOWO,
+    YOWO_AVA,
     ChannelAttention,
     Predictions,
     build_bank,
+    classes_in,
     decode,
     detect,
     freeze_branches,
+    from_branches,
     load_matching,
     read_bank,
+    refit,
 )
 
 torch.set_num_threads(1)
@@ -232,6 +236,39 @@ def test_weights_of_a_branch_come_with_an_account():
     assert torch.equal(network.cfam.conv_out[1].weight, source.cfam.conv_out[1].weight)
     with pytest.raises(WeightsError, match="no tensor fits YOWO; the file starts with a, b"):
         load_matching(network, {"a": torch.zeros(1), "b": torch.zeros(1)})
+
+
+def test_weights_of_the_branches_see_what_they_were_trained_on():
+    """Bytes q in the public code's scale and in ours give the same behind the first normalisation, but at the edges."""
+    source, network = tiny().eval(), tiny().eval()
+    hara = source.backbone_3d.state_dict() | {"fc.weight": torch.zeros(2, 2)}
+    state = from_branches(source.backbone_2d.state_dict(), hara)
+    coverage = load_matching(network, state)
+    assert coverage.unexpected == ("backbone_3d.fc.weight",)
+    assert {name.split(".")[0] for name in coverage.missing} == {"cfam", "conv_final"}
+    q = torch.randint(256, (1, 3, 9, 64, 64)).float()
+    ours = (q / 255 - 0.5) / 0.5
+    seen = q - torch.tensor([114.7748, 107.7354, 99.4750]).view(3, 1, 1, 1)
+    with torch.no_grad():
+        there, here = (net.backbone_3d.bn1(net.backbone_3d.conv1(x)) for net, x in ((source, seen), (network, ours)))
+        torch.testing.assert_close(here[:, :, 3:-3, 2:-2, 2:-2], there[:, :, 3:-3, 2:-2, 2:-2], rtol=1e-3, atol=1e-2)
+        first = [net.backbone_2d.models["0"] for net in (source, network)]
+        there, here = first[0](q[:, :, 0] / 255), first[1](ours[:, :, 0])
+    torch.testing.assert_close(here[..., 1:-1, 1:-1], there[..., 1:-1, 1:-1], rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("backbone", BACKBONES_3D)
+def test_every_3d_branch_has_its_first_convolution_refitted(backbone):
+    state = tiny(backbone_3d=backbone).state_dict()
+    changed = {name for name, value in refit(state, YOWO_AVA).items() if not torch.equal(value, state[name])}
+    assert len(changed) == 4
+    assert {name.split(".")[0] for name in changed} == {"backbone_2d", "backbone_3d"}
+
+
+def test_classes_of_a_public_checkpoint():
+    assert classes_in(on_meta(classes=21, backbone_3d="resnet18").state_dict()) == 21
+    with pytest.raises(WeightsError, match="these are not YOWO's; the file starts with a"):
+        classes_in({"a": torch.zeros(1)})
 
 
 def test_published_anchors():

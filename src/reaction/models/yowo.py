@@ -1,5 +1,4 @@
-"""YOWO: Köpüklü et al., "You Only Watch Once: A Unified CNN Architecture for Real-Time Spatiotemporal Action
-Localization", arXiv 2019.
+"""YOWO: Köpüklü et al., "You Only Watch Once", arXiv 2019 (its fifth version of 2021 has AVA and the feature bank).
 
 https://arxiv.org/abs/1911.06644
 
@@ -32,7 +31,7 @@ from reaction.models.efficient3d import MobileNet3D, MobileNetV23D, ShuffleNet3D
 from reaction.models.inception_v3 import scaled
 from reaction.models.layers.nms import nms
 from reaction.models.resnext3d import ResNet3D, ResNeXt3D
-from reaction.models.weights import Coverage, WeightsError
+from reaction.models.weights import Coverage, Seen, WeightsError
 
 # Widths and heights in cells of 32 pixels of a 224 x 224 image (wei-tim/YOWO `cfg/*.yaml`).
 ANCHORS = {
@@ -62,6 +61,16 @@ PARTS = ("2d", "3d", "2d+3d", "2d+3d+cfam")
 AVA_POSES = 14
 BANK_LENGTH, BANK_CLIPS = 8, 8  # frames of a clip of the bank, and how many clips are read
 FREE_2D, FREE_3D = ("backbone_2d.models.29.", "backbone_2d.models.30."), ("backbone_3d.layer4.",)
+# The first convolutions and the means that the normalisations behind them subtract.
+FIRST = {
+    "backbone_2d.models.0.conv1.weight": "backbone_2d.models.0.bn1.running_mean",
+    "backbone_3d.conv1.weight": "backbone_3d.bn1.running_mean",
+    "backbone_3d.conv1.0.weight": "backbone_3d.conv1.1.running_mean",
+    "backbone_3d.features.0.0.weight": "backbone_3d.features.0.1.running_mean",
+}
+# What public weights were trained on. YOWO's code feeds Hara's networks bytes / 255 nevertheless, and trains them on.
+DARKNET, HARA = Seen((0.0,), (255.0,)), Seen((114.7748, 107.7354, 99.4750), (1.0, 1.0, 1.0))
+YOWO_BOXES, YOWO_AVA = Seen((0.0,), (255.0,)), Seen((114.75,), (57.375,))
 
 
 class YOWO(nn.Module):
@@ -220,7 +229,8 @@ def detect(
     """What stays of an image's predictions, in pixels of its frame of `width` x `height`.
 
     A box stays when the score of its best class exceeds `threshold` and no box of more confidence, of whatever class,
-    overlaps it by more than `overlap`: the public code's limits. Unlike there, boxes are cut at the frame's edges.
+    overlaps it by more than `overlap`: the public code's limits (0.5 for AVA). Unlike there, boxes are cut at the
+    frame's edges.
     """
     box, confidence, classes = (part[image] for part in predictions)
     score = confidence[:, None] * classes  # (N, C)
@@ -272,11 +282,46 @@ def freeze_branches(network: YOWO) -> None:
             parameter.requires_grad_(False)
 
 
+def from_branches(darknet: Mapping[str, Tensor] | None, hara: Mapping[str, Tensor] | None) -> dict[str, Tensor]:
+    """Tensors of a YOWO, refitted, from those of a Darknet and of a network of Hara's or Köpüklü's, as they come."""
+    state: dict[str, Tensor] = {}
+    if darknet is not None:
+        state |= refit({f"backbone_2d.{name}": value for name, value in darknet.items()}, DARKNET)
+    if hara is not None:
+        state |= refit({f"backbone_3d.{name}": value for name, value in hara.items()}, HARA)
+    return state
+
+
+def refit(state: Mapping[str, Tensor], seen: Seen) -> dict[str, Tensor]:
+    """`state` with the first convolutions refitted from what they were trained on to what the clip loader hands over.
+
+    That is (q / 255 - 0.5) / 0.5 of bytes q. Scale moves into the weights, mean into the normalisation behind them;
+    zeros around a padded picture now stand for mid grey.
+    """
+    refitted = dict(state)
+    for conv, norm in FIRST.items():
+        if conv in state:
+            weight = state[conv]
+            sides = (1,) * (weight.dim() - 2)
+            mean, std = (weight.new_tensor(values).reshape(-1, *sides) for values in (seen.mean, seen.std))
+            refitted[conv] = weight * 127.5 / std
+            refitted[norm] = state[norm] - (weight * (127.5 - mean) / std).flatten(1).sum(1)
+    return refitted
+
+
+def classes_in(state: Mapping[str, Tensor], *, anchors: int = 5) -> int:
+    """How many classes the network of a public checkpoint predicts."""
+    if "conv_final.weight" not in state:
+        raise WeightsError(
+            f"no conv_final.weight: these are not YOWO's; the file starts with {', '.join([*state][:3])}"
+        )
+    return state["conv_final.weight"].shape[0] // anchors - 5
+
+
 def load_matching(network: nn.Module, state: Mapping[str, Tensor]) -> Coverage:
     """Copy the tensors of `state` that `network` has too, in place; what has another shape is left as it was.
 
-    For a branch (`network.backbone_2d`, `network.backbone_3d`), give the names without the branch's. Raises
-    WeightsError when nothing fits.
+    The account names everything else, such as the classifier of a 3D branch. Raises WeightsError when nothing fits.
     """
     own = network.state_dict()
     fitting = {name: value for name, value in state.items() if name in own and value.shape == own[name].shape}
