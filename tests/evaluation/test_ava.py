@@ -98,6 +98,14 @@ def test_mini_validation_takes_every_fourth_second_and_says_so():
         assert (full.protocol, mini.protocol) == (protocol.name, f"{protocol.name}-mini")
 
 
+def test_pixels_and_labels_counted_from_one_are_refused():
+    truth, pixels = truth_of((902, A, 0)), found((902, [10, 10, 30, 50], 0, 0.9))
+    with pytest.raises(ValueError, match="a box reaches 50: AVA's boxes are fractions"):
+        ava_map(truth, pixels, protocol=ACTIVITYNET)
+    with pytest.raises(ValueError, match="labels go from 1 to 1; 1 classes"):
+        ava_map(truth_of((902, A, 1)), found((902, A, 0, 0.9)), protocol=ACTIVITYNET)
+
+
 def crowd(seed: int, *, seconds: int = 16, people: int = 11, actions: int = 6) -> tuple[Truth, ActionScores]:
     rng = np.random.default_rng(seed)
     video, second = np.repeat([0, 1], 3 * seconds // 2), np.repeat(900 + np.arange(seconds), 3)

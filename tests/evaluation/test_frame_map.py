@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from reaction.evaluation.annotations import truth_of
 from reaction.evaluation.boxes import Detections, Truth, frame_ids, inclusive, iou
 from reaction.evaluation.frame_map import ACT, GURKIRT, MULTISPORTS, PADILLA, PROTOCOLS, frame_map
 
@@ -71,6 +72,10 @@ def test_boxes_that_are_none_are_refused():
         Truth(zeros(2), zeros(2), np.array([A, [5, 0, 4, 3]], float), zeros(2))
     with pytest.raises(ValueError, match="2 boxes but 1 values of `label`"):
         Truth(zeros(2), zeros(2), np.array([A, A], float), zeros(1))
+    truth, detections = one_frame([A], [A])
+    from_one = Truth(truth.video, truth.frame, truth.box, truth.label + 1)
+    with pytest.raises(ValueError, match="labels go from 1 to 1; 1 classes are counted from 0"):
+        frame_map(from_one, detections, classes=1, protocol=ACT)
     with pytest.raises(ValueError, match="box 0 has the score NaN"):
         Detections(zeros(1), zeros(1), np.array([A], float), zeros(1), np.array([np.nan]))
 
@@ -167,12 +172,9 @@ def test_frames_have_numbers_of_their_own():
 @pytest.mark.real_data
 def test_perfect_detections_of_jhmdb(jhmdb_boxes):
     """All annotated boxes of J-HMDB-21 found, with scores that say nothing: every protocol gives 1."""
-    clips = list(jhmdb_boxes.values())
-    video = np.repeat(np.arange(len(clips)), [len(clip) for clip in clips])
-    frame, box, label = (np.concatenate([getattr(clip, name) for clip in clips]) for name in ("frame", "box", "label"))
-    assert (len(clips), len(box)) == (928, 31_852)
-    truth = Truth(video, frame, box, label)
-    detections = Detections(video, frame, box, label, np.random.default_rng(0).random(len(box)))
+    truth = truth_of(jhmdb_boxes, list(jhmdb_boxes))
+    score = np.random.default_rng(0).random(len(truth))
+    detections = Detections(truth.video, truth.frame, truth.box, truth.label, score)
     for protocol in PROTOCOLS.values():
         result = frame_map(truth, detections, classes=21, protocol=protocol)
         assert result.per_class.tolist() == pytest.approx([1.0] * 21)

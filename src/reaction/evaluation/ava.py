@@ -22,9 +22,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from reaction.evaluation.average_precision import MeanAP, curve
-from reaction.evaluation.boxes import Pairs, Truth, check_boxes, claim, frame_ids, overlapping, place_in_run
+from reaction.evaluation.boxes import (
+    Pairs,
+    Truth,
+    check_boxes,
+    check_labels,
+    claim,
+    frame_ids,
+    overlapping,
+    place_in_run,
+)
 
 THRESHOLD = 0.5
+LARGEST = 2.0  # of a box's coordinates, which may lie a little beyond the frame
 MINI_EVERY = 4  # SlowFast validates on keyframes of seconds that 4 divides unless AVA.FULL_TEST_ON_VAL is set
 
 
@@ -83,6 +93,8 @@ def ava_map(
     `listed` (M, 2) are keyframes, as video and second, that the ground truth has without an evaluated action, and
     `excluded` (M, 2) those of the official list. `mini` takes every fourth second, and says so in the result's name.
     """
+    check_labels(detections.score.shape[1], truth.label)
+    _check_fractions(truth.box, detections.box)
     if part == "mini":
         truth = truth[truth.frame % MINI_EVERY == 0]
         detections = detections[detections.second % MINI_EVERY == 0]
@@ -98,6 +110,14 @@ def ava_map(
         found = curve(scores, hit_scores, positives[action]).every_point()
         per_class[action] = found if len(scores) else protocol.undetected
     return MeanAP(protocol.name if part == "full" else f"{protocol.name}-{part}", THRESHOLD, per_class)
+
+
+def _check_fractions(*boxes: NDArray) -> None:
+    for each in boxes:
+        if each.max(initial=0) > LARGEST:
+            raise ValueError(
+                f"a box reaches {each.max():g}: AVA's boxes are fractions of the frame, divide by its size"
+            )
 
 
 def _ids(keyframes: NDArray | None) -> NDArray:

@@ -67,6 +67,13 @@ def check_boxes(box: NDArray, **columns: NDArray) -> None:
         raise ValueError(f"box {row} is {box[row].tolist()}: x1 <= x2 and y1 <= y2 are needed, all finite")
 
 
+def check_labels(classes: int, *labels: NDArray) -> None:
+    """Raise ValueError unless all labels are in [0, classes): counted from 1 they would make figures low, or 0."""
+    for each in labels:
+        if len(each) and (each.min() < 0 or each.max() >= classes):
+            raise ValueError(f"labels go from {each.min()} to {each.max()}; {classes} classes are counted from 0")
+
+
 def inclusive(box: NDArray) -> NDArray:
     """Our half-open boxes (N, 4) as x1, y1 and the last column and row they cover."""
     return np.asarray(box) - np.array([0, 0, 1, 1], np.asarray(box).dtype)

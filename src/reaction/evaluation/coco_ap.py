@@ -18,6 +18,7 @@ from reaction.evaluation.boxes import (
     Pairs,
     Truth,
     area,
+    check_labels,
     claim,
     frame_ids,
     overlapping,
@@ -36,6 +37,7 @@ def coco_ap(truth: Truth, detections: Detections, *, classes: int = 1) -> dict[s
 
     Labels are in [0, classes); boxes half-open, in pixels.
     """
+    check_labels(classes, truth.label, detections.label)
     keys, true_keys = _images_and_classes(detections, truth, classes)
     order = np.lexsort((-detections.score, keys))
     ranked = place_in_run(keys[order])  # how many of its image and class are better

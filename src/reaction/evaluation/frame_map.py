@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from reaction.evaluation.average_precision import Curve, MeanAP, curve
-from reaction.evaluation.boxes import Detections, Truth, claim, frame_ids, overlapping, places
+from reaction.evaluation.boxes import Detections, Truth, check_labels, claim, frame_ids, overlapping, places
 
 
 @dataclass(frozen=True)
@@ -50,6 +50,7 @@ def frame_map(
     truth: Truth, detections: Detections, *, classes: int, protocol: FrameProtocol, threshold: float = 0.5
 ) -> MeanAP:
     """Average precision of each class over all frames; labels are in [0, classes)."""
+    check_labels(classes, truth.label, detections.label)
     if protocol.annotated_frames:
         detections = detections[_annotated(truth, detections)]
     hits = frame_hits(truth, detections, protocol, threshold)

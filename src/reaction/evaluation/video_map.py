@@ -26,7 +26,7 @@ from typing import Literal
 import numpy as np
 
 from reaction.evaluation.average_precision import MeanAP, curve
-from reaction.evaluation.boxes import Pairs, claim
+from reaction.evaluation.boxes import Pairs, check_labels, claim
 from reaction.evaluation.frame_map import area_of
 from reaction.evaluation.tubes import Tube, TubeOverlap, suppress_tubes
 
@@ -63,6 +63,7 @@ def video_map(
     thresholds: Sequence[float],
 ) -> list[MeanAP]:
     """Average precision of each class at each threshold; labels are in [0, classes)."""
+    check_labels(classes, *(np.array([tube.label for tube in some]) for some in (truth, tubes)))
     if protocol.suppression is not None:
         tubes = _suppressed(tubes, protocol.overlap, protocol.suppression)
     pairs, group = _overlapping(truth, tubes, protocol.overlap)
