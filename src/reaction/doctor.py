@@ -52,6 +52,8 @@ SIZES = {
     # The lists of Kay et al. 2017, ten seconds at 25 frames; bytes of the clips as cut: about 1.7 MB each (estimate).
     "kinetics400": Size(266_440, 66.6e6, 400, 450e9, (246_534,), (19_906,)),
     "jhmdb21": Size(928, 31838, 21, 0.1e9, (660, 658, 663), (268, 270, 265)),
+    # Frames by its annotations; the archive is that of all of UCF-101.
+    "ucf101_24": Size(3194, 555_157, 24, 7e9, (2284,), (910,)),
 }
 
 

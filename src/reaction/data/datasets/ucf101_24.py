@@ -47,9 +47,9 @@ def read_official(lists: Path | str, splits: Sequence[str]) -> Official:
 def read_boxes(lists: Path | str, classes: Sequence[str]) -> dict[str, Boxes]:
     """Boxes of the videos whose class is in `classes`, labelled by position there, in frames of SIZE.
 
-    The source counts frames from 1 and gives x, y, width and height. Over all boxes x and y go down to 1, and x + width
-    and y + height up to 320 and 240, never beyond: they are the last column and row, counted from 1, and width is one
-    less than the number of columns. Hence x - 1, y - 1, x + width, y + height.
+    The source counts frames from 1 and gives x, y, width and height, where x and x + width are the first and the last
+    column, counted from 1: its authors' scripts cut them at 1 and 320 (`s8_resave_final_remove_last_frame_errors.m`),
+    and over all boxes they reach both and lie never beyond. Hence x - 1, y - 1, x + width, y + height.
     """
     boxes = {}
     for video in _annotations(lists):
