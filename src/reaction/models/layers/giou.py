@@ -6,28 +6,30 @@ around both; unlike IoU it tells how far boxes that do not meet are apart.
 Choices: boxes without an area overlap nothing, also not themselves, and give numbers and gradients that are finite.
 """
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
 
 def areas(boxes: Tensor) -> Tensor:
     """Areas (...) of boxes (..., 4), never negative."""
-    return (boxes[..., 2:] - boxes[..., :2]).clamp(min=0).prod(-1)
+    x1, y1, x2, y2 = boxes.unbind(-1)
+    return (x2 - x1).clamp(min=0) * (y2 - y1).clamp(min=0)
 
 
 def iou(first: Tensor, second: Tensor) -> Tensor:
     """Intersection over union of boxes (..., 4) that belong together, shapes broadcast; 0 where both are empty."""
-    shared, union = _shared_and_union(first, second)
+    shared = _area_between(first, second, torch.maximum, torch.minimum)
+    union = areas(first) + areas(second) - shared
     return shared / union.clamp(min=torch.finfo(union.dtype).tiny)
 
 
 def giou(first: Tensor, second: Tensor) -> Tensor:
     """Generalised IoU of boxes (..., 4) that belong together, shapes broadcast; a loss is 1 - giou."""
-    shared, union = _shared_and_union(first, second)
-    hull = areas(
-        torch.cat([torch.minimum(*_corners(first, second, 0)), torch.maximum(*_corners(first, second, 2))], -1)
-    )
-    tiny = torch.finfo(union.dtype).tiny
+    shared = _area_between(first, second, torch.maximum, torch.minimum)
+    hull = _area_between(first, second, torch.minimum, torch.maximum)
+    union, tiny = areas(first) + areas(second) - shared, torch.finfo(shared.dtype).tiny
     return shared / union.clamp(min=tiny) - (hull - union) / hull.clamp(min=tiny)
 
 
@@ -41,12 +43,8 @@ def pairwise_giou(first: Tensor, second: Tensor) -> Tensor:
     return giou(first[:, None], second[None])
 
 
-def _shared_and_union(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
-    corners = [torch.maximum(*_corners(first, second, 0)), torch.minimum(*_corners(first, second, 2))]
-    shared = areas(torch.cat(corners, -1))
-    return shared, areas(first) + areas(second) - shared
-
-
-def _corners(first: Tensor, second: Tensor, start: int) -> tuple[Tensor, Tensor]:
-    """The upper left (0) or lower right (2) corners of both, of one shape."""
-    return torch.broadcast_tensors(first[..., start : start + 2], second[..., start : start + 2])
+def _area_between(first: Tensor, second: Tensor, low: Callable, high: Callable) -> Tensor:
+    """The area (...) of the box from the `low` of the upper left corners to the `high` of the lower right ones."""
+    (ax1, ay1, ax2, ay2), (bx1, by1, bx2, by2) = first.unbind(-1), second.unbind(-1)
+    width, height = high(ax2, bx2) - low(ax1, bx1), high(ay2, by2) - low(ay1, by1)
+    return width.clamp(min=0) * height.clamp(min=0)

@@ -12,6 +12,8 @@ from torch import Tensor
 
 from reaction.models.layers.giou import pairwise_iou
 
+ROWS = 256  # of overlaps that are computed at a time, so that they stay in a processor's cache
+
 
 def nms(boxes: Tensor, scores: Tensor, threshold: float, *, labels: Tensor | None = None) -> Tensor:
     """Indices of the boxes that stay, best first, of boxes (N, 4) with scores (N,).
@@ -20,7 +22,8 @@ def nms(boxes: Tensor, scores: Tensor, threshold: float, *, labels: Tensor | Non
     when both have the same one. When exported, N rounds are written out: give it the best hundred boxes, not all.
     """
     order = _ranking(scores)
-    rivals = pairwise_iou(boxes[order], boxes[order]) > threshold  # (N, N)
+    boxes = boxes[order]
+    rivals = torch.cat([pairwise_iou(some, boxes) > threshold for some in boxes.split(ROWS)])  # (N, N)
     if labels is not None:
         rivals = rivals & (labels[order, None] == labels[order])
     return order[_standing(rivals.triu(1))]
@@ -34,9 +37,9 @@ def _ranking(scores: Tensor) -> Tensor:
 
 def _standing(suppresses: Tensor) -> Tensor:
     """Which of N ranked boxes stay, where `suppresses[i, j]` says that i, if it stays, removes j."""
-    standing = suppresses.new_ones(len(suppresses))
+    weight, standing = suppresses.to(torch.float32), suppresses.new_ones(len(suppresses))
     for _ in range(len(suppresses)):
-        before, standing = standing, ~(suppresses & standing[:, None]).any(0)
+        before, standing = standing, standing.to(weight.dtype) @ weight == 0
         if not torch.compiler.is_exporting() and torch.equal(standing, before):
             break
     return standing
