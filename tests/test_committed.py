@@ -1,4 +1,5 @@
 import os
+from copy import deepcopy
 from pathlib import Path
 
 import pytest
@@ -51,6 +52,25 @@ def test_a_table_of_other_parameters_is_older_than_all_files_and_so_are_its_curv
     change(values)
     assert set_back(Plan(parse(values))) == ["synthetic"]
     assert is_set_back(record_of("synthetic"))
+    assert is_set_back(CURVES)
+
+
+def test_parameters_that_are_what_they_were_again_make_it_as_good_as_new(values):
+    before = deepcopy(values)
+    changed_training(values)
+    set_back(Plan(parse(values)))
+    assert set_back(Plan(parse(before))) == []
+    assert not is_set_back(record_of("synthetic"))
+    assert not is_set_back(CURVES)
+
+
+def test_curves_that_were_not_drawn_again_yet_wait_for_it(values):
+    """The table was made, and then something killed the run."""
+    now = made_from(Plan(parse(values)), "synthetic")
+    write_json(record_of("synthetic"), now | {"results": ""})
+    set_back(Plan(parse(values)))
+    write_json(record_of("synthetic"), now)
+    assert set_back(Plan(parse(values))) == []
     assert is_set_back(CURVES)
 
 

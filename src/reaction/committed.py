@@ -9,6 +9,7 @@ input; where it is the same, the times of claims and tables do not count.
 
 import hashlib
 import os
+import time
 from pathlib import Path
 from typing import Any
 
@@ -40,17 +41,20 @@ def made_from(plan: Plan, table: str) -> dict[str, Any]:
 def set_back(plan: Plan) -> list[str]:
     """Make the tables the oldest files of which params.yaml asks for something else by now; their names.
 
-    Their curves too, unless it is only a claim that changed. A table without a record is Snakemake's to judge.
+    Their curves too, unless it is only a claim that changed. What an earlier call set back for parameters that are what
+    they were again gets a time of today. A table without a record is Snakemake's to judge.
     """
     stale = []
     for table in plan.tables:
-        record = Path(record_of(table))
-        if not record.exists() or (was := read_json(record)) == (now := made_from(plan, table)):
+        record, curves = record_of(table), f"results/figures/{table}_curves.svg"
+        if not Path(record).exists():
             continue
-        stale.append(table)
-        _make_oldest(record)
-        if was | {"papers": now["papers"]} != now:
-            _make_oldest(Path(f"results/figures/{table}_curves.svg"))
+        was, now = read_json(record), made_from(plan, table)
+        if was != now:
+            stale.append(table)
+            _set_time(OLDEST, record, *([curves] if was | {"papers": now["papers"]} != now else []))
+        elif is_set_back(record):
+            _set_time(time.time(), record, curves)
     return stale
 
 
@@ -59,6 +63,6 @@ def is_set_back(file: str) -> bool:
     return Path(file).exists() and Path(file).stat().st_mtime == OLDEST
 
 
-def _make_oldest(file: Path) -> None:
-    if file.exists():
-        os.utime(file, (OLDEST, OLDEST))
+def _set_time(seconds: float, *files: str) -> None:
+    for file in filter(os.path.exists, files):
+        os.utime(file, (seconds, seconds))
