@@ -185,6 +185,8 @@ def test_detections_are_pixels_within_the_frame_less_what_overlaps_a_surer_box()
     found = detect(Predictions(box[None], confidence[None], classes[None]), 0, width=320, height=240)
     torch.testing.assert_close(found.box, torch.tensor([[38.4, 24, 160, 120], [160, 120, 320, 216]]))
     torch.testing.assert_close(found.score, torch.tensor([[0.18, 0.72], [0.5, 0.0]]))
+    nobody = detect(Predictions(box[None], confidence[None] * 0, classes[None]), 0, width=320, height=240)
+    assert (nobody.box.shape, nobody.score.shape) == ((0, 4), (0, 2))
 
 
 def test_the_bank_is_read_around_the_key_frame_or_before_it():
