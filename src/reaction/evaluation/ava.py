@@ -31,6 +31,7 @@ from reaction.evaluation.boxes import (
     frame_ids,
     overlapping,
     place_in_run,
+    same_keys,
 )
 
 THRESHOLD = 0.5
@@ -104,11 +105,11 @@ def ava_map(
     row, label = _hits(truth, detections, protocol)
     per_class = np.full(len(positives), np.nan)
     for action in np.flatnonzero(positives):
-        scores = detections.score[:, action]
-        scores = scores[~np.isnan(scores)]
-        hit_scores = detections.score[row[label == action], action]
-        found = curve(scores, hit_scores, positives[action]).every_point()
-        per_class[action] = found if len(scores) else protocol.undetected
+        scores, hit_scores = detections.score[:, action], detections.score[row[label == action], action]
+        if len(hit_scores):
+            per_class[action] = curve(scores, hit_scores, positives[action]).every_point()
+        else:
+            per_class[action] = protocol.undetected if np.isnan(scores).all() else 0.0
     return MeanAP(protocol.name if part == "full" else f"{protocol.name}-{part}", THRESHOLD, per_class)
 
 
@@ -145,17 +146,28 @@ def _counted(
 
 def _hits(truth: Truth, detections: ActionScores, protocol: AvaProtocol) -> tuple[NDArray, NDArray]:
     """Rows of detections and the actions, both (H,), that hit a truth."""
-    keys, true_keys = frame_ids(detections.video, detections.second), frame_ids(truth.video, truth.frame)
-    boxes, true_boxes = (one.box.astype(protocol.precision) for one in (detections, truth))
-    pairs = overlapping((keys, boxes), (true_keys, true_boxes), least=THRESHOLD)
+    pairs = _overlapping(truth, detections, protocol.precision)
     label, actions = truth.label[pairs.truth], detections.score.shape[1]
     scored = ~np.isnan(detections.score[pairs.detection, label])
     pairs, label = pairs[scored], label[scored]
     rank = pairs.detection if protocol.first_listed else -detections.score[pairs.detection, label]
-    frames = np.unique(true_keys[pairs.truth], return_inverse=True)[1]
+    frames = np.unique(frame_ids(truth.video, truth.frame)[pairs.truth], return_inverse=True)[1]
     of_action = Pairs(pairs.detection * actions + label, pairs.truth, pairs.overlap)
     hit, _ = claim(of_action, rank, frames * actions + label, second_choice=False)
     return hit // actions, hit % actions
+
+
+def _overlapping(truth: Truth, detections: ActionScores, precision: type) -> Pairs:
+    """Pairs that overlap enough. A person with several actions has as many rows of truth, and is compared once."""
+    keys, true_keys = frame_ids(detections.video, detections.second), frame_ids(truth.video, truth.frame)
+    boxes, true_boxes = (one.box.astype(precision) for one in (detections, truth))
+    order = np.lexsort((*true_boxes.T, true_keys))
+    other = (np.diff(true_keys[order]) != 0) | (np.diff(true_boxes[order], axis=0) != 0).any(axis=1)
+    new = np.r_[True, other][: len(order)]
+    people = order[new]
+    pairs = overlapping((keys, boxes), (true_keys[people], true_boxes[people]), least=THRESHOLD)
+    own, row = same_keys(pairs.truth, np.cumsum(new) - 1)
+    return Pairs(pairs.detection[own], order[row], pairs.overlap[own])
 
 
 def _best(detections: ActionScores, most: int) -> ActionScores:

@@ -76,7 +76,10 @@ class Curve:
 
 
 def curve(scores: NDArray, hit_scores: NDArray, positives: float) -> Curve:
-    """The curve of detections with `scores` (N,), of which those with `hit_scores` (H,) hit one of `positives` each."""
+    """The curve of detections with `scores` (N,), of which those with `hit_scores` (H,) hit one of `positives` each.
+
+    A score that is NaN is no detection.
+    """
     distinct = np.unique(hit_scores)[::-1]
     found_before, found = _counts(scores, distinct)
     hits_before, hits = _counts(hit_scores, distinct)
@@ -86,8 +89,9 @@ def curve(scores: NDArray, hit_scores: NDArray, positives: float) -> Curve:
 def _counts(scores: NDArray, limits: NDArray) -> tuple[NDArray, NDArray]:
     """How many scores are above each limit, and how many are not below it. Sorting values is fast, ranking is not."""
     ordered = np.sort(scores)
-    above = len(scores) - np.searchsorted(ordered, limits, side="right")
-    return above, len(scores) - np.searchsorted(ordered, limits, side="left")
+    count = np.searchsorted(ordered, np.nan)  # NaN comes last
+    above = count - np.searchsorted(ordered, limits, side="right")
+    return above, count - np.searchsorted(ordered, limits, side="left")
 
 
 def over_splits(results: Mapping[str, MeanAP], splits: Sequence[str] = JHMDB_SPLITS) -> dict[str, float]:

@@ -137,7 +137,7 @@ def overlapping(
     sorted_keys = true_keys[order]
     found = []
     for start in range(0, len(keys), CHUNK):
-        own, other = _same(keys[start : start + CHUNK], sorted_keys)
+        own, other = same_keys(keys[start : start + CHUNK], sorted_keys)
         own, other = own + start, order[other]
         overlap = iou(boxes[own], true_boxes[other], edge)
         close = overlap >= least
@@ -149,8 +149,8 @@ def overlapping(
     return Pairs(*(np.concatenate([getattr(one, column) for one in found]) for column in columns))
 
 
-def _same(keys: NDArray, sorted_keys: NDArray) -> tuple[NDArray, NDArray]:
-    """Positions (P,) in both of every two that are equal."""
+def same_keys(keys: NDArray, sorted_keys: NDArray) -> tuple[NDArray, NDArray]:
+    """Positions (P,) in keys (N,) and in sorted keys (M,) of every two that are equal."""
     left, right = np.searchsorted(sorted_keys, keys, "left"), np.searchsorted(sorted_keys, keys, "right")
     counts = right - left
     own = np.repeat(np.arange(len(keys)), counts)
