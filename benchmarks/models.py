@@ -11,7 +11,8 @@ and of CPU time (all threads), which other load moves less.
 pytorchvideo imports torchvision, so both live in an environment of their own, which is made in `--peer-venv` if it is
 not there: their packages from the index, torch and numpy from the environment that runs this script.
 
-Leaves with status 1 where outputs differ by more than 1e-4 of the largest.
+Leaves with status 1 where outputs differ by more than 1e-4 of the largest, those of a step by 1e-3: normalised by their
+own batch, layer upon layer, they spread rounding (Inception-V3's, where it shows most, agree to 1e-13 in float64).
 """
 
 import argparse
@@ -40,10 +41,10 @@ from reaction.models.resnet3d import C2D, I3DResNet
 from reaction.models.slowfast import Slow, SlowFast, slow_positions
 from reaction.models.vgg import VGG16
 
-CLASSES, TOLERANCE = 51, 1e-4
+CLASSES = 51
+TOLERANCE = {"forward": 1e-4, "step": 1e-3}
 PEER = ("pytorchvideo==0.1.5", "fvcore==0.1.5.post20221221", "iopath==0.1.10", "portalocker==3.2.0", "yacs==0.1.8")
 PEER += ("tabulate==0.9.0", "termcolor==3.1.0", "tqdm==4.70.1", "torchvision==0.28.0")
-MODES = ("forward", "step")
 STATE, INPUT, OUTPUT = "state.pt", "input.pt", "output.npy"
 Clocks = tuple[float, float]  # seconds: wall, CPU
 Ask = Callable[[str], Any]
@@ -78,13 +79,13 @@ def main() -> int:
     if options.peer is not None:
         serve(options.peer)
         return 0
-    differences = []
+    equal = []
     print(f"{options.threads} threads, load {os.getloadavg()[0]:.1f}, torch {torch.__version__}")
     with tempfile.TemporaryDirectory() as name, peer(options, Path(name)) as ask:
         for case in options.only or CASES:
             ask(f"make {case}")
-            differences += [compare(case, mode, Path(name), ask, options.rounds) for mode in MODES]
-    return int(max(differences) > TOLERANCE)
+            equal += [compare(case, mode, Path(name), ask, options.rounds) <= most for mode, most in TOLERANCE.items()]
+    return int(not all(equal))
 
 
 def compare(case: str, mode: str, folder: Path, ask: Ask, rounds: int) -> float:
