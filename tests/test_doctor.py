@@ -67,6 +67,10 @@ CLIPS = {
     "two_stream_joint": ("joint", 10, 1),
     "fused3d": ("joint", 10, 5),
     "i3d": ("rgb", 64, 1),
+    "slow": ("rgb", 4, 1),
+    "fast": ("rgb", 32, 1),
+    "slowfast": ("rgb", 32, 1),
+    "i3d_resnet": ("rgb", 8, 1),
 }
 
 
@@ -74,7 +78,7 @@ CLIPS = {
 def test_a_network_has_the_size_that_its_costs_are_for(key):
     backbone, width, input = key
     stream, stack, frames = CLIPS.get(backbone, ("rgb", 1, 1))
-    clip = stack if width == 1 or stream == "joint" else min(stack, 16)
+    clip = min(stack, 16) if width < 1 and backbone in ("convnet_lstm", "i3d") else stack
     classes = 51 if backbone not in CLIPS else 400 if width == 1 else 21
     described = {"backbone": backbone, "width": width, "input": input, "dropout": 0.5, "partial_bn": False}
     described |= {"segments": 1, "stack": clip, "frames": frames, "entry": None, "map_channel": None}

@@ -98,7 +98,17 @@ NETWORKS = {
     ("i3d", 1.0, 224): Network(111.2e9, 12.7e6, 8.4, 2.3, 0.0010),
     ("i3d", 0.25, 112): Network(0.753e9, 0.818e6, 0.048, 0.020, 0.0002),
     ("i3d", 0.25, 96): Network(0.551e9, 0.818e6, 0.036, 0.015, 0.0002),
+    # 4 x 16 with 50 layers; of I3D with a ResNet 8 x 8.
+    ("slow", 1.0, 224): Network(20.9e9, 32.5e6, 1.9, 0.44, 0.0010),
+    ("slow", 0.25, 112): Network(0.366e9, 2.00e6, 0.040, 0.012, 0.0002),
+    ("slow", 0.25, 96): Network(0.256e9, 2.00e6, 0.028, 0.0088, 0.0002),
+    ("fast", 1.0, 224): Network(5.28e9, 0.617e6, 0.64, 0.20, 0.0010),
+    ("slowfast", 1.0, 224): Network(27.6e9, 34.5e6, 3.2, 0.71, 0.0010),
+    ("slowfast", 0.25, 112): Network(0.585e9, 2.12e6, 0.13, 0.045, 0.0002),
+    ("slowfast", 0.25, 96): Network(0.415e9, 2.12e6, 0.096, 0.035, 0.0002),
+    ("i3d_resnet", 1.0, 224): Network(28.4e9, 28.0e6, 2.0, 0.58, 0.0010),
 }
+R101 = 1.6  # times the multiply-adds of R50; 106 and 65.7 G at 8 x 8 (SlowFast, table 2)
 
 
 @dataclass(frozen=True)
@@ -349,12 +359,21 @@ def _network(described: Mapping[str, Any]) -> Network:
     """Its measured costs; of a network that was not measured, those of its widest form by the number of operations."""
     backbone, width, input = (described[key] for key in ("backbone", "width", "input"))
     if (backbone, width, input) in NETWORKS:
-        return NETWORKS[backbone, width, input]
+        return _deeper(NETWORKS[backbone, width, input], described)
     widest = max((key for key in NETWORKS if key[0] == backbone), key=lambda key: key[1])
     operations, weights = (width * input / (widest[1] * widest[2])) ** 2, (width / widest[1]) ** 2
     known = NETWORKS[widest]
     per_image = {name: operations * getattr(known, name) for name in ("macs", "train", "forward", "gradcam")}
     return replace(known, parameters=weights * known.parameters, **per_image)
+
+
+def _deeper(known: Network, described: Mapping[str, Any]) -> Network:
+    """The costs of SlowFast with another depth, or with more frames of its Slow pathway than 4, which cost most."""
+    if described["backbone"] != "slowfast":
+        return known
+    paths = described.get("pathways", {})
+    times = described["stack"] / paths.get("alpha", 8) / 4 * (R101 if paths.get("depth") == 101 else 1)
+    return replace(known, **{name: times * getattr(known, name) for name in ("macs", "train", "forward")})
 
 
 def _train(made: Artifact, size: Size) -> int:

@@ -26,6 +26,7 @@ MODALITY = {"rgb": "rgb", "flow": "flow", "rgbdiff": "rgb"}  # the features a st
 READS = {"rgb": ("rgb",), "flow": ("flow",), "rgbdiff": ("rgbdiff",), "joint": ("rgb", "flow")}  # under these names
 MapSource = Literal["learned", "constant", "gradcam-predicted", "gradcam-true"]
 LAYERS = ("Mixed_5b", "Mixed_5c", "Mixed_5d", *(f"Mixed_6{k}" for k in "abcde"), *(f"Mixed_7{k}" for k in "abc"))
+ANY_LENGTH = ("i3d", "slowfast", "slow", "fast", "i3d_resnet")  # networks whose weights fit clips of any length
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[int, Field(gt=0)]
 AT_LEAST_ONE = Field(min_length=1)
@@ -202,15 +203,29 @@ class StreamRecipe(Model):
         description="epochs, or updates, after which the learning rate is multiplied by `factor`"
     )
     factor: float
+    decay: Literal["steps", "cosine"] = Field(
+        "steps",
+        description="`cosine`: half a period from the whole rate to none, without `steps` (SlowFast, section 4)",
+    )
     warmup_epochs: Annotated[float, Field(ge=0)]
+    warmup_from: Fraction = Field(0.0, description="the share of the rate that the warm-up begins with")
     batch: Positive = Field(description="clips per update over all processes")
     learning_rate: Annotated[float, Field(gt=0)]
+    rate_batch: Positive | None = Field(
+        None, description="the batch that `learning_rate` is for: that of another grows in proportion (linear scaling)"
+    )
     momentum: Fraction
     weight_decay: Annotated[float, Field(ge=0)]
     clip_gradient: float | None = Field(description="largest norm of the gradient")
     precision: Literal["32-true", "bf16-mixed", "16-mixed"]
     scales: tuple[Fraction, ...] = Field(description="crop sides relative to the shorter side of the frame")
     fixed_offsets: bool = Field(description="crops at 13 fixed places (TSN) instead of anywhere")
+    short_sides: tuple[Positive, Positive] | None = Field(
+        None, description="instead of `scales`: frames as if resized to a short side between these before the crop"
+    )
+    precise_bn: Positive | None = Field(
+        None, description="training clips that the last statistics of BatchNorm are of, instead of a moving average"
+    )
     flip: bool
     jitter: Annotated[float, Field(ge=0)] = Field(
         0.0, description="deviation of random shifts along the principal axes of colour (Krizhevsky 2012 has 0.1)"
@@ -278,6 +293,29 @@ class Attention(Model):
     net: AttentionNet = Field(description="written out, or a key of `attention_nets:`")
 
 
+class Pathways(Model):
+    """What makes a SlowFast network (Feichtenhofer et al. 2019); defaults are the paper's 4 x 16 with R50.
+
+    Meanings: `reaction.models.slowfast`. `stack` and `stride` of the stream are the Fast pathway's frames.
+    """
+
+    depth: Literal[50, 101] = 50
+    alpha: Positive | None = Field(None, description="of SlowFast only, as is all below but `beta`")
+    beta: Annotated[float, Field(gt=0, le=1)] | None = Field(None, description="of SlowFast and Fast-only")
+    lateral: Literal["conv", "sum", "concat", "sample", "none"] | None = None
+    lateral_kernel: Positive | None = None
+    lateral_ratio: Positive | None = None
+    slow_frames: Literal["linspace", "nearest"] | None = None
+    fast_input: Literal["rgb", "grey", "half", "difference", "flow"] | None = None
+    temporal_res4: int | tuple[int, int] | None = Field(
+        None, description="blocks of res4 with temporal kernels: of the one pathway, or of both"
+    )
+    nonlocals: tuple[tuple[int, ...], tuple[int, ...]] | None = Field(
+        None, description="blocks of res3 and res4 of the Slow pathway with a non-local block behind them"
+    )
+    nonlocal_pool: tuple[Positive, Positive, Positive] | None = None
+
+
 class Alternation(Model):
     """End-to-end training (Park 2019, Algorithm 1): a round trains rgb, maps with it, trains flow, maps with it."""
 
@@ -330,6 +368,10 @@ class Method(Model):
         "two_stream_joint",
         "fused3d",
         "i3d",
+        "slowfast",
+        "slow",
+        "fast",
+        "i3d_resnet",
     ]
     input: Positive = Field(description="pixels a side that the network sees")
     segments: Positive
@@ -345,6 +387,7 @@ class Method(Model):
     runs: dict[Stream, str] = Field({}, description="streams that another method trains just so: its runs are taken")
     map: MapInput | None = None
     attention: Attention | None = None
+    pathways: Pathways | None = Field(None, description="of slowfast, slow and fast, where not the defaults")
     alternation: Alternation | None = None
     multi_task: MultiTask | None = None
     stands_in: str | dict[Stream, str] | None = Field(
@@ -409,8 +452,12 @@ class Protocol(Model):
     """How a trained run is tested, and its streams are fused: with weights given, with weights swept, or by an SVM."""
 
     segments: Positive
-    crops: Literal[1, 5, 10]
-    sampler: Literal["tsn", "ends", "consecutive"]
+    crops: Literal[1, 3, 5, 10]
+    crop: Annotated[float, Field(gt=0, le=1)] | None = Field(
+        None, description="side of a crop, of the frame's short one; unsaid: 7/8"
+    )
+    input: Positive | None = Field(None, description="pixels a side of a view, where not the run's own input")
+    sampler: Literal["tsn", "ends", "consecutive", "uniform"]
     stack: Positive | None = Field(
         None, description="instead of the recipe's, where a network takes clips of any length: the whole video's"
     )
@@ -661,8 +708,11 @@ class Params(Model):
             )
         if start.map != method.map:
             raise ValueError(f"{key}.map: must equal methods.{method.init}.map, whose weights it starts from")
+        if start.pathways != method.pathways:
+            raise ValueError(f"{key}.pathways: must equal methods.{method.init}'s, whose weights it starts from")
         for stream, recipe in method.streams.items():
-            if stream not in start.streams or start.streams[stream].stack != recipe.stack:
+            same = method.backbone in ANY_LENGTH or start.streams.get(stream, recipe).stack == recipe.stack
+            if stream not in start.streams or not same:
                 raise ValueError(
                     f"{key}.streams.{stream}.stack: must equal methods.{method.init}'s, whose weights it starts from"
                 )

@@ -317,12 +317,7 @@ class Plan:
             "network": self.network(run, stream),
             "weights": weights.model_dump(mode="json"),
             "training": _training(recipe, scale),
-            "augmentation": {
-                "scales": list(scale.crops or recipe.scales),
-                "fixed_offsets": recipe.fixed_offsets,
-                "flip": recipe.flip,
-            }
-            | ({"jitter": recipe.jitter} if recipe.jitter else {}),
+            "augmentation": _augmentation(recipe, scale),
             "maps": _entering_maps(method, train_maps),
         } | _started(method, recipe)
 
@@ -543,21 +538,31 @@ def _stack(method: Method, stream: str, scale: Scale) -> int:
 def views(protocol: Protocol) -> dict[str, Any]:
     """What of a protocol says which views a video gets."""
     views = protocol.model_dump(mode="json", include={"segments", "crops", "sampler"})
-    return views if protocol.stack is None else views | {"stack": protocol.stack}
+    return views | protocol.model_dump(mode="json", include={"stack", "crop", "input"}, exclude_none=True)
 
 
 def _training(recipe: StreamRecipe, scale: Scale) -> dict[str, Any]:
     """The recipe's schedule under a scale."""
     kept = {"factor", "momentum", "weight_decay", "clip_gradient", "precision", "holdout"}
-    kept |= {"bn_group"} if recipe.bn_group else set()
+    kept |= recipe.model_dump(include={"bn_group", "decay", "warmup_from", "precise_bn"}, exclude_defaults=True).keys()
     length = {"updates": recipe.updates} if recipe.updates and not scale.epochs else None
+    batch = scale.batch or recipe.batch
+    scaled = recipe.learning_rate * batch / (recipe.rate_batch or batch)
     return recipe.model_dump(mode="json", include=kept) | {
         **(length or {"epochs": scale.epochs or recipe.epochs}),
         "steps": list(recipe.steps if scale.steps is None else scale.steps),
-        "batch": scale.batch or recipe.batch,
-        "learning_rate": scale.learning_rate or recipe.learning_rate,
+        "batch": batch,
+        "learning_rate": scale.learning_rate or scaled,
         "warmup_epochs": recipe.warmup_epochs if scale.warmup_epochs is None else scale.warmup_epochs,
     }
+
+
+def _augmentation(recipe: StreamRecipe, scale: Scale) -> dict[str, Any]:
+    unusual = {"jitter": recipe.jitter} if recipe.jitter else {}
+    if recipe.short_sides and not scale.crops:
+        unusual |= {"short_sides": list(recipe.short_sides)}
+    scales = list(scale.crops or recipe.scales)
+    return {"scales": scales, "fixed_offsets": recipe.fixed_offsets, "flip": recipe.flip} | unusual
 
 
 def shown(method: Method, table: Table) -> list[str]:
@@ -587,7 +592,8 @@ def _unusual(method: Method, recipe: StreamRecipe) -> dict[str, Any]:
     """Options that are written down only where they are taken, so that runs without them keep their hash."""
     consensus = {} if method.consensus == "average" else {"consensus": method.consensus}
     seen = recipe.model_dump(mode="json", include={"mean_flow", "stride", "frames", "short"}, exclude_defaults=True)
-    return consensus | seen
+    paths = {"pathways": method.pathways.model_dump(mode="json", exclude_none=True)} if method.pathways else {}
+    return consensus | seen | paths
 
 
 def _started(method: Method, recipe: StreamRecipe) -> dict[str, Any]:

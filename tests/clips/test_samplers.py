@@ -88,6 +88,12 @@ def test_consecutive_segments_cover_the_video_once_and_then_again():
     assert ten_seconds.ravel().tolist() == list(range(240))
 
 
+def test_uniform_segments_begin_at_equal_steps_and_stop_short_of_the_end():
+    # facebookresearch/SlowFast: delta * i / clips with delta = length - span
+    assert test_segments(300, 10, 64, "uniform").tolist() == [int(236 * k / 10) for k in range(10)]
+    assert test_segments(40, 10, 64, "uniform").tolist() == [0] * 10
+
+
 def test_a_short_video_is_played_again_as_often_as_it_takes():
     assert stack_indices(np.array([0]), 4, 5, stride=2, loop=True).tolist() == [[0, 2, 4, 1]]
     assert stack_indices(np.array([0]), 3, 1, stride=2, loop=True).tolist() == [[0, 0, 0]]

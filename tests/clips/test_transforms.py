@@ -14,6 +14,7 @@ from reaction.clips.transforms import (
     mean_flow,
     multi_scale_crop,
     normalise,
+    short_side_crop,
     subtract_mean_flow,
     test_crops,
 )
@@ -67,9 +68,26 @@ def test_test_crops_of_the_paper():
     assert test_crops(340, 256, 224, 10)[5:] == [(crop, True) for crop in [*corners, centre]]
 
 
+def test_three_crops_lie_along_the_longer_side():
+    assert [crop for crop, _ in test_crops(340, 256, 256, 3)] == [Crop(x, 0, 256, 256) for x in (0, 42, 84)]
+    assert [crop for crop, _ in test_crops(256, 300, 256, 3)] == [Crop(0, y, 256, 256) for y in (0, 22, 44)]
+    assert not any(flipped for _, flipped in test_crops(340, 256, 256, 3))
+
+
+def test_crops_of_a_jittered_short_side_show_what_those_of_the_resized_frame_would():
+    rng = np.random.default_rng(0)
+    crops = [short_side_crop(340, 256, input=224, short_sides=(256, 320), rng=rng) for _ in range(3000)]
+    sides = {crop.w for crop in crops}
+    # 224 of a short side of 256 to 320 is 179.2 to 224 of the stored 256
+    assert (min(sides), max(sides)) == (179, 224)
+    assert all(crop.w == crop.h and crop.x + crop.w <= 340 and crop.y + crop.h <= 256 for crop in crops)
+    assert min(crop.x for crop in crops) == 0
+    assert max(crop.x + crop.w for crop in crops) == 340
+
+
 def test_test_crops_refuse_other_counts_and_small_frames():
-    with pytest.raises(ValueError, match="3 test crops"):
-        test_crops(340, 256, 224, 3)
+    with pytest.raises(ValueError, match="4 test crops"):
+        test_crops(340, 256, 224, 4)
     with pytest.raises(ValueError, match="do not fit"):
         test_crops(340, 200, 224, 10)
 

@@ -1,5 +1,6 @@
 """Clips of many pictures, as the loader lays them out, against the same clips as the backbones take them."""
 
+import pytest
 import torch
 from torch import nn
 
@@ -55,3 +56,16 @@ def test_a_joint_net_gets_frames_and_flow():
     assert rgb.shape == (3, 3, 2, 6, 6)
     assert torch.equal(flow, as_time(clip[:, 0, 6:], 2))
     assert flow.shape == (3, 2, 8, 6, 6)
+
+
+def test_flow_may_lie_behind_the_colours_of_each_frame_or_side_by_side():
+    clip = torch.randn(3, 1, 4 * 3 + 4 * 2, 6, 6)
+    net = JointNet(Told(), frames=4, entry="as_channels")
+    net(clip)
+    (both,) = net.backbone.clips
+    assert both.shape == (3, 5, 4, 6, 6)
+    for k in range(4):
+        assert torch.equal(both[:, :3, k], clip[:, 0, 3 * k : 3 * k + 3])
+        assert torch.equal(both[:, 3:, k], clip[:, 0, 12 + 2 * k : 14 + 2 * k])
+    with pytest.raises(ValueError, match="'behind'"):
+        JointNet(Told(), frames=4, entry="behind")

@@ -1,4 +1,7 @@
-"""The five architectures of Carreira & Zisserman 2017 as runs: they train, go on where they were stopped, and score."""
+"""Networks of clips as runs: they train, go on where they were stopped, and score.
+
+The five architectures of Carreira & Zisserman 2017, and those of Feichtenhofer et al. 2019.
+"""
 
 from pathlib import Path
 
@@ -22,6 +25,9 @@ NETWORKS = {
     "two_stream_joint": ("joint", {"stack": 10}),
     "fused3d": ("joint", {"stack": 10, "frames": 2}),
     "i3d": ("flow", {"stack": 8}),
+    "slow": ("rgb", {"stack": 2, "stride": 2}),
+    "fast": ("rgb", {"stack": 4, "pathways": {"beta": 0.5}}),
+    "slowfast": ("rgb", {"stack": 4, "pathways": {"alpha": 2, "beta": 0.5}}),
 }
 PROTOCOL = {"segments": 2, "crops": 1, "sampler": "consecutive"}
 
@@ -102,7 +108,7 @@ def test_a_run_on_other_classes_starts_with_a_new_classifier(small_project):
     assert load_file(run / MODEL)["backbone.flow.fc.weight"].shape[0] == 3
 
 
-@pytest.mark.parametrize("backbone", [name for name in NETWORKS if name != "c3d"])
+@pytest.mark.parametrize("backbone", ["convnet_lstm", "two_stream_joint", "fused3d", "i3d"])
 def test_imagenet_weights_of_inception_v1_start_every_network_made_of_it(small_project, backbone):
     torch.manual_seed(1)
     image = InceptionV1(classes=7, width=0.0625)
@@ -117,3 +123,28 @@ def test_imagenet_weights_of_inception_v1_start_every_network_made_of_it(small_p
     assert len(ours) == (2 if backbone in ("two_stream_joint", "fused3d") else 1)
     for weight in ours:
         torch.testing.assert_close(weight, stem, atol=1e-5, rtol=0)
+
+
+def test_slowfast_is_tested_by_ten_clips_of_three_larger_crops(small_project):
+    run = trained(small_project, "slowfast", "slowfast")
+    protocol = {"segments": 10, "crops": 3, "sampler": "uniform", "crop": 1.0, "input": 96}
+    assert scored(small_project, run, protocol).shape == (4, 30, 2)
+
+
+def test_a_fast_pathway_may_see_flow(small_project):
+    seen = {
+        "backbone": "slowfast",
+        "frames": 4,
+        "stack": 1,
+        "pathways": {"alpha": 2, "beta": 0.5, "fast_input": "flow"},
+    }
+    folder = small_project.run("flow", stream="joint", network=SEEN | seen, training={"batch": 4})
+    train_run(folder, checkpoints="checkpoints/flow")
+    assert load_file(Path(folder, MODEL))["backbone.s1.pathway1_stem.conv.weight"].shape[1] == 2
+
+
+def test_precise_statistics_replace_the_moving_ones_and_nothing_else(small_project):
+    plain = load_file(trained(small_project, "plain", "slow") / MODEL)
+    precise = load_file(trained(small_project, "precise", "slow", training={"precise_bn": 8}) / MODEL)
+    changed = {name.rpartition(".")[2] for name in plain if not torch.equal(plain[name], precise[name])}
+    assert changed == {"running_mean", "running_var"}

@@ -1,3 +1,5 @@
+import math
+
 import pytest
 
 from reaction.training.schedules import in_epochs, learning_rate
@@ -40,3 +42,19 @@ def test_updates_become_whole_epochs_and_the_rate_falls_where_it_was_to():
 
 def test_a_length_in_epochs_stays():
     assert in_epochs({"epochs": 7, "steps": [3], "batch": 96}, 5) == {"epochs": 7, "steps": [3], "batch": 96}
+
+
+def slowfast(progress):
+    """facebookresearch/SlowFast's 8x8 R50: rate 0.1, 196 epochs, warm-up of 34 from 0.01."""
+    return learning_rate(
+        progress, base=0.1, steps=[], factor=1, decay="cosine", epochs=196, warmup_epochs=34, warmup_from=0.1
+    )
+
+
+def test_cosine_falls_over_half_a_period_and_the_warm_up_meets_it():
+    assert slowfast(0) == pytest.approx(0.01)
+    assert slowfast(98) == pytest.approx(0.05)
+    assert slowfast(196) == pytest.approx(0, abs=1e-15)
+    end = 0.1 * (1 + math.cos(math.pi * 34 / 196)) / 2
+    assert slowfast(34) == pytest.approx(end)
+    assert slowfast(17) == pytest.approx((0.01 + end) / 2)

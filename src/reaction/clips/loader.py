@@ -26,6 +26,7 @@ from reaction.clips.transforms import (
     mean_flow,
     multi_scale_crop,
     normalise,
+    short_side_crop,
     subtract_mean_flow,
     test_crops,
 )
@@ -59,7 +60,7 @@ class Stream:
             raise ValueError(f"stream {self.name!r} x {self.stack}: allowed are {', '.join(STREAMS)}, 1 or more")
         if self.mean_flow and self.name != "flow":
             raise ValueError(f"mean_flow: stream {self.name!r} has no fields to take the mean of")
-        if self.stride > 1 and self.name in ("rgbdiff", "joint"):
+        if self.stride > 1 and (self.name == "rgbdiff" or (self.name == "joint" and self.stack > 1)):
             raise ValueError(f"stride: stream {self.name!r} takes consecutive frames; set it to 1")
 
     @property
@@ -67,8 +68,8 @@ class Stream:
         """The streams of one modality that this is made of, `rgb` before `flow`."""
         if self.name != "joint":
             return (self,)
-        frames = Stream("rgb", self.frames, stride=self.stack, loop=self.loop)
-        return frames, Stream("flow", self.frames * self.stack, loop=self.loop)
+        frames = Stream("rgb", self.frames, stride=self.stack * self.stride, loop=self.loop)
+        return frames, Stream("flow", self.frames * self.stack, stride=self.stride, loop=self.loop)
 
     @property
     def modality(self) -> str:
@@ -96,12 +97,16 @@ class Stream:
 
 @dataclass(frozen=True)
 class Augmentation:
-    """TSN's augmentation; its flow networks leave the last scale out. `jitter` is of colour, which TSN has none of."""
+    """TSN's augmentation; its flow networks leave the last scale out. `jitter` is of colour, which TSN has none of.
+
+    `short_sides` is SlowFast's way to jitter scales, instead of `scales`: see `short_side_crop`.
+    """
 
     scales: Sequence[float] = (1.0, 0.875, 0.75, 0.66)
     fixed_offsets: bool = True
     flip: bool = True
     jitter: float = 0.0
+    short_sides: tuple[int, int] | None = None
 
     def __post_init__(self) -> None:
         if not self.scales or not all(0 < scale <= 1 for scale in self.scales):
@@ -253,9 +258,13 @@ class TrainClips(_Clips):
         return self._item(index, **arrays)
 
     def _augment(self, width: int, height: int, rng: np.random.Generator) -> tuple[Crop, bool]:
-        scales, fixed = self.augmentation.scales, self.augmentation.fixed_offsets
-        crop = multi_scale_crop(width, height, input=self.input, scales=scales, fixed_offsets=fixed, rng=rng)
-        return crop, self.augmentation.flip and rng.random() < 0.5
+        how = self.augmentation
+        if how.short_sides is not None:
+            crop = short_side_crop(width, height, input=self.input, short_sides=how.short_sides, rng=rng)
+        else:
+            drawn = {"scales": how.scales, "fixed_offsets": how.fixed_offsets}
+            crop = multi_scale_crop(width, height, input=self.input, rng=rng, **drawn)
+        return crop, how.flip and rng.random() < 0.5
 
 
 class JoinedClips(Dataset):
@@ -287,7 +296,7 @@ class TestClips(_Clips):
     """All views of the test protocol of one video: V = segments * crops, the crops of a segment side by side.
 
     Items: `clip` float32 (V, C, h, w), `map` float32 (V, 1, h, w) in [0, 1] if there are maps, `label` and
-    `index` int64. Crops are squares of 7/8 of the short side.
+    `index` int64. Crops are squares of `crop` times the short side.
     """
 
     __test__ = False  # pytest would collect the name
@@ -302,17 +311,18 @@ class TestClips(_Clips):
         crops: int,
         input: int,
         sampler: str,
+        crop: float = TEST_CROP,
         maps: FrameMaps | None = None,
         flow: Shards | None = None,
     ) -> None:
         super().__init__(videos, frames, stream=stream, input=input, maps=maps, flow=flow)
-        self.segments, self.crops, self.sampler = segments, crops, sampler
+        self.segments, self.crops, self.sampler, self.crop = segments, crops, sampler, crop
 
     def __getitem__(self, index: int) -> Item:
         starts = test_segments(self._length(index), self.segments, self.stream.span, self.sampler)  # (K,)
         pictures = self._read(index, starts)
         height, width = pictures[0].size
-        views = test_crops(width, height, round(min(width, height) * TEST_CROP), self.crops)
+        views = test_crops(width, height, round(min(width, height) * self.crop), self.crops)
         arrays = {"clip": _side_by_side((self._view(pictures, *view) for view in views), self.crops)}
         if self.maps is not None:
             maps = self._whole_maps(index, starts, height, width)

@@ -32,6 +32,8 @@ def test_segments(length: int, segments: int, span: int, rule: str = "tsn") -> n
     Played backwards, a video gives the same segments, but for whole middles, which come out one item later.
     `ends`: from the first item on with step (length - span) // (segments - 1), so that the last segment lies near the
     end (Two-Stream's 25 frames; temporal-segment-networks tools/eval_net.py).
+    `uniform`: from the first item on with step (length - span) / segments, so that the last segment stays that far from
+    the end (facebookresearch/SlowFast `datasets/decoder.py`).
     `consecutive`: each segment begins where the one before it ends, the first with the video; after the video's end
     they begin again at its start (the ten seconds that Carreira & Zisserman test on, CVPR 2017, table 1).
     """
@@ -41,9 +43,11 @@ def test_segments(length: int, segments: int, span: int, rule: str = "tsn") -> n
         return starts * (2 * ticks + 1) // (2 * segments)
     if rule == "ends":
         return ticks * ((starts - 1) // max(segments - 1, 1))
+    if rule == "uniform":
+        return (starts - 1) * ticks // segments
     if rule == "consecutive":
         return ticks * span % length
-    raise ValueError(f"test sampler {rule!r}: allowed are 'tsn', 'ends' and 'consecutive'")
+    raise ValueError(f"test sampler {rule!r}: allowed are 'tsn', 'ends', 'uniform' and 'consecutive'")
 
 
 test_segments.__test__ = False  # pytest would collect the name

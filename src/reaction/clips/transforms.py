@@ -55,6 +55,18 @@ def multi_scale_crop(
     return Crop(x, y, w, h)
 
 
+def short_side_crop(
+    width: int, height: int, *, input: int, short_sides: tuple[int, int], rng: np.random.Generator
+) -> Crop:
+    """Random square crop of `input` pixels of the frame as if its short side were drawn from `short_sides`, inclusive.
+
+    SlowFast, section 4, after VGG; here the crop is cut first and resized once, with the same view.
+    """
+    side = round(min(width, height) * input / rng.integers(short_sides[0], short_sides[1] + 1))
+    x, y = _random_offset(width, height, side, side, False, rng)
+    return Crop(x, y, side, side)
+
+
 def crop_sizes(width: int, height: int, *, input: int, scales: Sequence[float]) -> list[tuple[int, int]]:
     """The (width, height) pairs that `multi_scale_crop` draws from, with equal chances."""
     short = min(width, height)
@@ -78,15 +90,22 @@ def _random_offset(
 def test_crops(width: int, height: int, size: int, count: int) -> list[tuple[Crop, bool]]:
     """Square crops of the test protocol, each with whether it is flipped.
 
-    1: the centre. 5: the corners, then the centre. 10: those, then their flips. The centre is the same crop in all.
+    1: the centre. 3: both ends of the longer side, and its middle between them (SlowFast, section 4). 5: the corners,
+    then the centre. 10: those, then their flips. The centre is the same crop in 1, 5 and 10.
     """
     if size > min(width, height):
         raise ValueError(f"crops of {size} pixels do not fit into frames of {width}x{height}")
+    if count == 3:
+        slack_x, slack_y = width - size, height - size
+        third = [
+            (slack_x * k // 2, slack_y // 2) if width >= height else (slack_x // 2, slack_y * k // 2) for k in range(3)
+        ]
+        return [(Crop(x, y, size, size), False) for x, y in third]
     crops = [Crop(x, y, size, size) for x, y in fixed_offsets(width, height, size, size)[:5]]
     plain = [(crop, False) for crop in crops]
     views = {1: plain[4:], 5: plain, 10: plain + [(crop, True) for crop in crops]}
     if count not in views:
-        raise ValueError(f"{count} test crops: allowed are 1, 5 and 10")
+        raise ValueError(f"{count} test crops: allowed are 1, 3, 5 and 10")
     return views[count]
 
 

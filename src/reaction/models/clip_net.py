@@ -10,6 +10,8 @@ from torch import Tensor, nn
 
 from reaction.models.tsn import TSN
 
+ENTRIES = ("in_time", "side_by_side", "as_channels")
+
 
 def as_time(clip: Tensor, channels: int) -> Tensor:
     """Pictures side by side (..., T * channels, H, W) as pictures in time (..., channels, T, H, W)."""
@@ -34,22 +36,27 @@ class ClipNet(TSN):
 
 
 class JointNet(TSN):
-    """A backbone of frames (B, 3, S, H, W) and flow (B, 2, L, H, W) at once; `frames` is S.
+    """A backbone of frames (B, 3, S, H, W) and flow (B, 2, L, H, W); `frames` is S.
 
-    Of one frame it may as well be a backbone of pictures: (B, 3, H, W) and (B, 2 L, H, W), not `in_time`.
+    How they enter it: `in_time`, so; `side_by_side`, the pictures as channels, (B, 3 S, H, W) and (B, 2 L, H, W);
+    `as_channels`, flow behind the colours of each frame, (B, 5, S, H, W), where L is S.
     """
 
     views_at_once = 4
 
-    def __init__(self, backbone: nn.Module, *, frames: int, in_time: bool = True) -> None:
+    def __init__(self, backbone: nn.Module, *, frames: int, entry: str = "in_time") -> None:
         super().__init__(backbone)
-        self.frames, self.in_time = frames, in_time
+        if entry not in ENTRIES:
+            raise ValueError(f"entry is one of {', '.join(ENTRIES)}, not {entry!r}")
+        self.frames, self.entry = frames, entry
 
     def forward(self, clip: Tensor, maps: Tensor | None = None) -> Tensor:
         """Logits (B, classes) of clips (B, K, 3 S + 2 L, H, W), frames before flow."""
         views = self.enter(clip, maps).flatten(0, 1)  # (B * K, 3 S + 2 L, H, W)
-        rgb, flow = torch.tensor_split(views, [3 * self.frames], dim=1)
-        if self.in_time:
-            rgb, flow = as_time(rgb, 3), as_time(flow, 2)
-        logits = self.backbone(rgb, flow)  # (B * K, classes)
+        parts = torch.tensor_split(views, [3 * self.frames], dim=1)
+        if self.entry != "side_by_side":
+            parts = [as_time(part, channels) for part, channels in zip(parts, (3, 2), strict=True)]
+        if self.entry == "as_channels":
+            parts = [torch.cat(parts, dim=1)]
+        logits = self.backbone(*parts)  # (B * K, classes)
         return self.agree(logits.unflatten(0, clip.shape[:2]))

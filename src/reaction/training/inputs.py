@@ -44,8 +44,10 @@ def scored_clips(config: Mapping[str, Any], inputs: Mapping[str, str], run: Mapp
     videos = _scored_videos(part, config, inputs, run)
     if not videos:
         raise RunError(f"{inputs['index']} has no {part} videos in {config['split']}")
-    protocol = {key: config["protocol"][key] for key in ("segments", "crops", "sampler")}
-    return TestClips(videos, **protocol, **_shared(config, run, inputs, config["protocol"].get("stack")))
+    given = config["protocol"]
+    views = {key: given[key] for key in ("segments", "crops", "sampler", "crop") if key in given}
+    shared = _shared(config, run, inputs, given.get("stack"))
+    return TestClips(videos, **views, **shared | {"input": given.get("input", shared["input"])})
 
 
 def entering_maps(maps: Mapping[str, Any] | None, folder: str | None) -> FrameMaps | None:

@@ -49,6 +49,7 @@ from reaction.models.multitask import Tasks
 from reaction.models.weights import cpu_copy
 from reaction.training import checkpoint
 from reaction.training.batch_norm import Layout, regroup, shares
+from reaction.training.precise_bn import precise_statistics
 from reaction.training.schedules import learning_rate
 
 SECONDS_BETWEEN_CHECKPOINTS = 10
@@ -68,7 +69,8 @@ class Recipe:
     """How a run is optimised; the defaults are tsn-pytorch's for RGB on UCF-101.
 
     batch: videos per step over all processes.  bn_group: how many of them BatchNorm normalises together, None for all
-    (a last one alone joins those before).  learning_rate, steps, factor, warmup_epochs: see `learning_rate`.
+    (a last one alone joins those before).  learning_rate, steps, factor, decay, warmup_*: see `learning_rate`.
+    precise_bn: how many training clips the last statistics of BatchNorm are of, None for its moving average.
     clip_gradient: largest norm of the gradient, None for no limit.  precision: Lightning Fabric's name for it.
     holdout: share of the training groups that only measures; `train` gets them as a dataset of their own.
     epochs: this run's own.  first_epoch: how many the runs before it have trained, whose weights it starts from.
@@ -80,13 +82,16 @@ class Recipe:
     learning_rate: float = 1e-3
     steps: Sequence[float] = (30, 60)
     factor: float = 0.1
+    decay: str = "steps"
     warmup_epochs: float = 0.0
+    warmup_from: float = 0.0
     momentum: float = 0.9
     weight_decay: float = 5e-4
     clip_gradient: float | None = 20.0
     precision: str = "32-true"
     holdout: float = 0.0
     bn_group: int | None = None
+    precise_bn: int | None = None
 
     @property
     def last(self) -> int:
@@ -95,8 +100,9 @@ class Recipe:
 
     def rate(self, progress: float) -> float:
         """The learning rate after `progress` epochs."""
-        schedule = {"steps": self.steps, "factor": self.factor, "warmup_epochs": self.warmup_epochs}
-        return learning_rate(progress, base=self.learning_rate, **schedule)
+        warmup = {"warmup_epochs": self.warmup_epochs, "warmup_from": self.warmup_from}
+        steps = {"steps": self.steps, "factor": self.factor, "decay": self.decay, "epochs": self.last}
+        return learning_rate(progress, base=self.learning_rate, **steps, **warmup)
 
 
 def train(
@@ -192,6 +198,24 @@ def measure(
         sums += _sums(losses, logits, labels)
     loss, correct, videos = fabric.all_reduce(sums, reduce_op="sum").tolist()
     return {"val_loss": loss / videos, "val_top1": correct / videos}
+
+
+def settle(model: nn.Module, clips: Dataset, recipe: Recipe, *, seed: int, workers: int = 0) -> None:
+    """Replace the moving statistics of a trained model by those of `recipe.precise_bn` clips of one more epoch.
+
+    One process does, batch by batch as BatchNorm saw them in training, so that the number of processes changes nothing.
+    """
+    clips.set_epoch(recipe.last)
+    size = recipe.bn_group or recipe.batch
+    batches = epoch_batches(len(clips), size, seed=seed, epoch=recipe.last)[: -(-recipe.precise_bn // size)]
+    where = next(model.parameters()).device
+    loader = DataLoader(clips, batch_sampler=batches, num_workers=workers, generator=torch.Generator())
+    precise_statistics(model.train(), loader, lambda item: _look(model, item, where))
+
+
+def _look(model: nn.Module, item: dict[str, Tensor], where: torch.device) -> None:
+    maps = item.get("map")
+    model(item["clip"].to(where), None if maps is None else maps.to(where))
 
 
 def video_losses(logits: Tensor, labels: Tensor) -> Tensor:

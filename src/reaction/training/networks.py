@@ -23,6 +23,8 @@ from reaction.models.i3d import I3D, inflate
 from reaction.models.inception_v1 import FIRST_CONV, InceptionV1, spread
 from reaction.models.inception_v3 import InceptionV3
 from reaction.models.multitask import Tasks
+from reaction.models.resnet3d import I3DResNet
+from reaction.models.slowfast import Fast, Slow, SlowFast
 from reaction.models.st_attention import STAttention
 from reaction.models.tsn import TSN
 from reaction.models.two_stream_2d import TwoStream2D
@@ -40,7 +42,8 @@ FRAMES = {
 }
 CLIPS = {"convnet_lstm": ConvNetLSTM, "c3d": C3D, "i3d": I3D}
 JOINT = {"two_stream_joint": TwoStream2D, "fused3d": Fused3D}
-BACKBONES = FRAMES | CLIPS | JOINT
+PATHWAYS = {"slowfast": SlowFast, "slow": Slow, "fast": Fast, "i3d_resnet": I3DResNet}
+BACKBONES = FRAMES | CLIPS | JOINT | PATHWAYS
 DOWNLOADS = Path("downloads/weights")
 
 
@@ -66,7 +69,9 @@ def build_network(network: Mapping[str, Any], *, stream: str, classes: int) -> T
     """The untrained network that a run's `network` block describes; draws from torch's global generator."""
     entry, name = network["entry"], network["backbone"]
     options = {"classes": classes, "width": network["width"], "dropout": network["dropout"]}
-    if name in CLIPS or name in JOINT:
+    if name in PATHWAYS:
+        return _network_of_pathways(network, stream, options)
+    if name not in FRAMES:
         return _network_of_clips(network, stream, options)
     options["channels"] = _seen(network, stream).channels + _map_channels(entry)
     if name == "cnn_m_2048":
@@ -81,7 +86,8 @@ def build_network(network: Mapping[str, Any], *, stream: str, classes: int) -> T
 def _network_of_clips(network: Mapping[str, Any], stream: str, options: Mapping[str, Any]) -> TSN:
     name = network["backbone"]
     if name in JOINT:
-        return JointNet(JOINT[name](**options), frames=network.get("frames", 1), in_time=name == "fused3d")
+        entry = "in_time" if name == "fused3d" else "side_by_side"
+        return JointNet(JOINT[name](**options), frames=network.get("frames", 1), entry=entry)
     channels = 2 if stream == "flow" else 3
     own = {}
     if name == "c3d":
@@ -89,6 +95,13 @@ def _network_of_clips(network: Mapping[str, Any], stream: str, options: Mapping[
     if name == "convnet_lstm":
         own["steps"] = network["stack"]  # it keeps statistics of each
     return ClipNet(CLIPS[name](channels=channels, **options, **own), channels=channels)
+
+
+def _network_of_pathways(network: Mapping[str, Any], stream: str, options: Mapping[str, Any]) -> TSN:
+    backbone = PATHWAYS[network["backbone"]](size=network["input"], **options, **network.get("pathways", {}))
+    if stream == "joint":  # frames with flow behind their colours (SlowFast, table 5c)
+        return JointNet(backbone, frames=network["frames"], entry="as_channels")
+    return ClipNet(backbone, channels=3)
 
 
 def tasks_of(frozen: Mapping[str, Any]) -> Tasks | None:
@@ -127,7 +140,8 @@ def load_start(model: TSN, config: Mapping[str, Any], init: str | None) -> dict[
         return {"source": "run", "run": init}
     weights, network = config["weights"], config["network"]
     if weights["source"] == "none":
-        start_classifier(model.backbone)
+        if network["backbone"] in FRAMES:
+            start_classifier(model.backbone)
         return {"source": "none"}
     path = _weights_file(weights)
     read = read_weights(path)

@@ -15,7 +15,7 @@ from reaction.models.weights import cpu_copy, write_weights
 from reaction.training import checkpoint
 from reaction.training.inputs import training_clips
 from reaction.training.job import be_deterministic, provenance, tell, write_rows
-from reaction.training.loop import Recipe, best_row, train
+from reaction.training.loop import Recipe, best_row, settle, train
 from reaction.training.networks import MODEL, build_network, load_start, tasks_of
 from reaction.training.schedules import in_epochs
 
@@ -54,6 +54,8 @@ def train_run(
     options |= {"seed": config["seed"], "heldout": heldout, "tasks": tasks, "report": tell}
     history, best = train(model, clips, recipe, **options)
     if int(os.environ.get("RANK", 0)) == 0:
+        if recipe.precise_bn:
+            settle(model, clips, recipe, seed=config["seed"], workers=workers)
         _write_run(folder, {MODEL: cpu_copy(model), BEST: best}, config, history, _counts(clips, heldout))
         seconds = sum(row["seconds"] for row in history)
         how = {"workers": workers, "weights": origin, "bn_group": recipe.bn_group or recipe.batch}

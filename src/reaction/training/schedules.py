@@ -1,21 +1,38 @@
 """Learning rates as functions of progress, so that a resumed run needs no scheduler state."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 
 def learning_rate(
-    progress_in_epochs: float, *, base: float, steps: Sequence[float], factor: float, warmup_epochs: float
+    progress_in_epochs: float,
+    *,
+    base: float,
+    steps: Sequence[float],
+    factor: float,
+    warmup_epochs: float,
+    warmup_from: float = 0.0,
+    decay: str = "steps",
+    epochs: float | None = None,
 ) -> float:
-    """The step schedule of TSN and the thesis with a linear warm-up, at a point of the training.
+    """The learning rate at a point of the training; progress 2.5 is the middle of the third epoch.
 
-    `base` is multiplied by `factor` once for each of `steps` (epochs) already reached: steps [30] means that epochs
-    0 to 29 run at `base`. During the first `warmup_epochs` (may be a fraction) the rate rises linearly from 0.
-    Progress 2.5 is the middle of the third epoch.
+    `steps`, the schedule of TSN and the thesis: `base` is multiplied by `factor` once for each of `steps` (epochs)
+    already reached; [30] means that epochs 0 to 29 run at `base`. `cosine`: half a period of it, from `base` to 0 after
+    all `epochs` (Feichtenhofer et al., SlowFast, section 4; facebookresearch/SlowFast `lr_policy.py`). During the first
+    `warmup_epochs` (may be a fraction) the rate rises linearly from `warmup_from` times `base` to what it is then.
     """
-    reached = sum(step <= progress_in_epochs for step in steps)
-    warm = min(1.0, progress_in_epochs / warmup_epochs) if warmup_epochs > 0 else 1.0
-    return base * factor**reached * warm
+
+    def decayed(progress: float) -> float:
+        if decay == "cosine":
+            return base * (1 + math.cos(math.pi * progress / epochs)) / 2
+        return base * factor ** sum(step <= progress for step in steps)
+
+    if progress_in_epochs >= warmup_epochs:
+        return decayed(progress_in_epochs)
+    start, end = warmup_from * base, decayed(warmup_epochs)
+    return start + (end - start) * (progress_in_epochs / warmup_epochs)
 
 
 def in_epochs(training: Mapping[str, Any], videos: int) -> dict[str, Any]:
