@@ -95,17 +95,14 @@ def compare(options: argparse.Namespace, folder: str) -> None:
 
 
 def _compare(options: argparse.Namespace, videos: Sequence[Video], ways: dict[str, tuple[Any, Stream]]) -> None:
-    augmentation, usual = Augmentation(scales=(0.875,), fixed_offsets=False), {"segments": 1, "seed": 0}
-    shards = 0.0
+    augmentation = Augmentation(scales=(0.875,), fixed_offsets=False)
+    usual = {"segments": 1, "input": options.input, "augmentation": augmentation, "seed": 0}
+    first = None
     for name, (source, stream) in ways.items():
-        clips = TrainClips(videos, source, stream=stream, input=options.input, augmentation=augmentation, **usual)
-        milliseconds, _ = measure(clips, options.rounds)
-        shards = shards or milliseconds
-        print(
-            f"    {name:32} {milliseconds:7.2f} ms a clip, {1e3 / milliseconds:5.1f} clips a CPU-second, "
-            f"{milliseconds / shards:4.2f} x the shards' time",
-            flush=True,
-        )
+        milliseconds, _ = measure(TrainClips(videos, source, stream=stream, **usual), options.rounds)
+        first = first or milliseconds
+        rate = f"{milliseconds:7.2f} ms a clip, {1e3 / milliseconds:5.1f} clips a CPU-second"
+        print(f"    {name:32} {rate}, {milliseconds / first:4.2f} times the shards' time", flush=True)
 
 
 def _by_kind(folder: str, videos: Sequence[Video]) -> dict[str, list[Video]]:

@@ -125,7 +125,8 @@ class _Job:
             count += len(frames)
         if count != video.frames:
             raise ExtractionError(
-                f"{path}: {count} frames were decoded and the index counts {video.frames}: re-run `reaction index`"
+                f"{path}: {count} frames were decoded and the index counts {video.frames}: re-run `reaction index`, "
+                "or remove the file if it is damaged"
             )
 
 
