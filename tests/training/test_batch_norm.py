@@ -9,7 +9,8 @@ import yaml
 from torch import nn
 
 from reaction import params, plan
-from reaction.training.batch_norm import GroupedBatchNorm2d, Layout, Share, regroup, shares
+from reaction.models.convnet_lstm import ConvNetLSTM
+from reaction.training.batch_norm import GroupedBatchNorm2d, Layout, Share, regroup, shares, ungroup
 
 
 def layer(channels=3):
@@ -57,6 +58,22 @@ def test_a_group_is_normalised_as_if_it_were_alone():
         mean = (getattr(one, name) + getattr(other, name)) / 2
         torch.testing.assert_close(getattr(ours[0], name), mean)
     assert ours[0].num_batches_tracked == 1
+
+
+@pytest.mark.parametrize(("kind", "shape"), [(nn.BatchNorm1d, ()), (nn.BatchNorm3d, (2, 4, 5))])
+def test_features_and_clips_are_normalised_as_pictures_are(kind, shape):
+    norm, x = kind(3), torch.randn(10, 3, *shape, generator=torch.Generator().manual_seed(0)) + 5
+    whole, halves = grouped(norm, Share([0, 1, 2, 3, 4])), grouped(norm, Share([0, 1], [4, 6]))
+    torch.testing.assert_close(halves(x), torch.cat([copy.deepcopy(norm)(part) for part in x.split([4, 6])]))
+    torch.testing.assert_close(whole(x), norm(x), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(whole[0].running_var, norm.running_var)
+    ungroup(whole)
+    assert type(whole[0]) is kind
+
+
+def test_what_else_keeps_statistics_is_refused():
+    with pytest.raises(ValueError, match=r"lstm: a NormalisedLSTM"):
+        regroup(ConvNetLSTM(classes=2, width=0.0625, steps=2), Layout())
 
 
 def test_evaluation_and_frozen_layers_use_the_stored_statistics():

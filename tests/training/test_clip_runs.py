@@ -148,3 +148,11 @@ def test_precise_statistics_replace_the_moving_ones_and_nothing_else(small_proje
     precise = load_file(trained(small_project, "precise", "slow", training={"precise_bn": 8}) / MODEL)
     changed = {name.rpartition(".")[2] for name in plain if not torch.equal(plain[name], precise[name])}
     assert changed == {"running_mean", "running_var"}
+
+
+def test_precise_statistics_go_with_groups_of_videos(small_project):
+    groups = {"bn_group": 2}
+    plain = load_file(trained(small_project, "plain", "slow", training=groups) / MODEL)
+    precise = load_file(trained(small_project, "precise", "slow", training=groups | {"precise_bn": 8}) / MODEL)
+    changed = {name.rpartition(".")[2] for name in plain if not torch.equal(plain[name], precise[name])}
+    assert changed == {"running_mean", "running_var"}

@@ -16,6 +16,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.autograd import Function
 from torch.nn import functional as F
+from torch.nn.modules.batchnorm import _BatchNorm
 
 
 @dataclass(frozen=True)
@@ -65,20 +66,34 @@ def _groups(batch: Sequence[int], size: int) -> list[list[int]]:
 
 
 def regroup(model: nn.Module, layout: Layout) -> None:
-    """Turn the BatchNorm2d layers of `model`, in place, into layers that look at `layout`; names and weights stay."""
-    for module in model.modules():
-        if type(module) is nn.BatchNorm2d:
-            module.__class__ = GroupedBatchNorm2d  # a new layer would have to be put in its parent's place
+    """Turn the BatchNorm layers of `model`, in place, into layers that look at `layout`; names and weights stay.
+
+    Raises ValueError where something else keeps statistics of a batch, which would depend on the number of processes.
+    """
+    for name, module in model.named_modules():
+        if type(module) in GROUPED:
+            module.__class__ = GROUPED[type(module)]  # a new layer would have to be put in its parent's place
             module.layout = layout
+        elif hasattr(module, "running_mean") and not isinstance(module, Grouped):
+            raise ValueError(
+                f"{name}: a {type(module).__name__} is normalised by one process; no `bn_group`, no torchrun"
+            )
 
 
-class GroupedBatchNorm2d(nn.BatchNorm2d):
-    """BatchNorm2d over the groups of a `layout`; in evaluation mode, frozen layers too, it is its parent."""
+def ungroup(model: nn.Module) -> None:
+    """Make ordinary layers again, in place, of those that `regroup` made."""
+    ordinary = {grouped: own for own, grouped in GROUPED.items()}
+    for module in model.modules():
+        module.__class__ = ordinary.get(type(module), type(module))
+
+
+class Grouped(_BatchNorm):
+    """BatchNorm over the groups of a `layout`; in evaluation mode, frozen layers too, it is its parent."""
 
     layout: Layout
 
     def forward(self, x: Tensor) -> Tensor:
-        """The normalised x (rows, C, H, W), whose rows are those of the share's videos, equally many each."""
+        """The normalised x (rows, C, ...), whose rows are those of the share's videos, equally many each."""
         if not self.training:
             return super().forward(x)
         whole = self.layout.share.groups is None
@@ -89,11 +104,12 @@ class GroupedBatchNorm2d(nn.BatchNorm2d):
     def _over_processes(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Statistics (C,) of the batch over all processes; two passes, since sums of squares cancel in float32."""
         wide, counts = x.float(), self.layout.counts
+        others, along = [dim for dim in range(x.ndim) if dim != 1], (-1, *(1,) * (x.ndim - 2))
         rows = _sum(wide.new_tensor([counts * x.numel() / x.shape[1]]))
-        mean = _sum(wide.sum((0, 2, 3)) * counts) / rows  # (C,)
-        centred = wide - mean[:, None, None]
-        variance = _sum(centred.square().sum((0, 2, 3)) * counts) / rows  # (C,)
-        y = centred * (torch.rsqrt(variance + self.eps) * self.weight)[:, None, None] + self.bias[:, None, None]
+        mean = _sum(wide.sum(others) * counts) / rows  # (C,)
+        centred = wide - mean.view(along)
+        variance = _sum(centred.square().sum(others) * counts) / rows  # (C,)
+        y = centred * (torch.rsqrt(variance + self.eps) * self.weight).view(along) + self.bias.view(along)
         return y.to(x.dtype), mean, variance * rows / (rows - 1)
 
     def _over_groups(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -115,6 +131,25 @@ class GroupedBatchNorm2d(nn.BatchNorm2d):
         self.num_batches_tracked += 1
         self.running_mean.lerp_(mean.detach(), self.momentum)
         self.running_var.lerp_(variance.detach(), self.momentum)
+
+
+class GroupedBatchNorm1d(Grouped, nn.BatchNorm1d):
+    """Of features (rows, C)."""
+
+
+class GroupedBatchNorm2d(Grouped, nn.BatchNorm2d):
+    """Of pictures (rows, C, H, W)."""
+
+
+class GroupedBatchNorm3d(Grouped, nn.BatchNorm3d):
+    """Of clips (rows, C, T, H, W)."""
+
+
+GROUPED = {
+    nn.BatchNorm1d: GroupedBatchNorm1d,
+    nn.BatchNorm2d: GroupedBatchNorm2d,
+    nn.BatchNorm3d: GroupedBatchNorm3d,
+}
 
 
 def _sum(x: Tensor) -> Tensor:

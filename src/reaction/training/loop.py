@@ -48,7 +48,7 @@ from torch.utils.data import DataLoader, Dataset
 from reaction.models.multitask import Tasks
 from reaction.models.weights import cpu_copy
 from reaction.training import checkpoint
-from reaction.training.batch_norm import Layout, regroup, shares
+from reaction.training.batch_norm import Layout, regroup, shares, ungroup
 from reaction.training.precise_bn import precise_statistics
 from reaction.training.schedules import learning_rate
 
@@ -205,6 +205,7 @@ def settle(model: nn.Module, clips: Dataset, recipe: Recipe, *, seed: int, worke
 
     One process does, batch by batch as BatchNorm saw them in training, so that the number of processes changes nothing.
     """
+    ungroup(model)  # a batch is one group here
     clips.set_epoch(recipe.last)
     size = recipe.bn_group or recipe.batch
     batches = epoch_batches(len(clips), size, seed=seed, epoch=recipe.last)[: -(-recipe.precise_bn // size)]
