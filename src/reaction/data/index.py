@@ -1,8 +1,9 @@
 """The index of a dataset: every official video decoded once, with labels, groups and splits.
 
-Beside index.csv, splits/<split>.csv, classes.txt and perhaps boxes.h5 it writes quarantine.csv (files left out, and
-why), warnings.csv (what was odd about files kept), official.json (how many videos the official lists name per split
-and part, so that a number can say n of N) and sources.json (the archives that the videos came from, by `fetch`).
+Beside index.csv, splits/<split>.csv, classes.txt and perhaps boxes.h5 and spans.csv (when a video shows each of its
+classes) it writes quarantine.csv (files left out, and why), warnings.csv (what was odd about files kept), official.json
+(how many videos the official lists name per split and part, so that a number can say n of N) and sources.json (the
+archives that the videos came from, by `fetch`).
 """
 
 import csv
@@ -12,7 +13,7 @@ import os
 import time
 import unicodedata
 from collections import Counter, defaultdict, deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass, fields, replace
@@ -88,6 +89,14 @@ def part_videos(folder: Path | str, split: str, part: str) -> list[Video]:
     """The indexed videos that `split` puts into `part`, in official order."""
     parts = read_split(folder, split)
     return [video for video in read_index(folder) if parts.get(video.video) == part]
+
+
+def read_spans(folder: Path | str) -> dict[str, list[tuple[int, float, float]]]:
+    """Of each video with known times the labels, and from which second to which it shows each of them."""
+    spans = defaultdict(list)
+    for row in _read_csv(Path(folder) / "spans.csv"):
+        spans[row["video"]].append((int(row["label"]), float(row["start"]), float(row["end"])))
+    return dict(spans)
 
 
 def _read_csv(path: Path) -> list[dict[str, str]]:
@@ -370,8 +379,17 @@ def _write_index(
         _write_csv(folder / "splits" / f"{split}.csv", ("video", "part"), rows)
     write_json(folder / "official.json", {split: Counter(parts.values()) for split, parts in official.splits.items()})
     write_text(folder / "classes.txt", "".join(f"{name}\n" for name in official.classes))
+    if spans := list(_spans(official)):
+        _write_csv(folder / "spans.csv", ("video", "label", "start", "end"), spans)
     _write_csv(folder / "index.csv", [field.name for field in fields(Video)], map(_row, videos))
     (folder / JOURNAL).unlink()
+
+
+def _spans(official: Official) -> Iterator[tuple[str, int, float, float]]:
+    for entry in official.entries:
+        for span in entry.spans:
+            if span.class_name in official.classes:
+                yield entry.video, official.classes.index(span.class_name), span.start, span.end
 
 
 def _decoded(facts: Mapping[str, decode.VideoFacts | str], entry: Entry) -> bool:

@@ -8,12 +8,21 @@ class DatasetError(ValueError):
 
 
 @dataclass(frozen=True)
+class Span:
+    """When a video shows a class, in seconds from its beginning."""
+
+    class_name: str
+    start: float
+    end: float
+
+
+@dataclass(frozen=True)
 class Entry:
     """One video of the official lists.
 
     `video` is its official name without extension and without class folder. `group` names what it was cut from: videos
     of one group share people, scenery and camera, so a hold-out keeps a group on one side. `also` names further classes
-    of a video that has several.
+    of a video that has several, and `spans` when it shows them, where the lists say so.
     """
 
     video: str
@@ -21,6 +30,7 @@ class Entry:
     group: str
     alias: str = field(default="", kw_only=True)  # another name that its file may go by
     also: tuple[str, ...] = ()
+    spans: tuple[Span, ...] = field(default=(), kw_only=True)
 
 
 @dataclass(frozen=True)
