@@ -90,7 +90,8 @@ def test_a_schedule_and_an_attention_net_may_be_named_or_written_out(values):
     method["attention"]["net"] = values["attention_nets"]["st_attention"]
     assert parse(written) == parse(values)
     method["streams"]["rgb"] = method["streams"]["rgb"] | {"batch": 7}
-    changed = {name for name, one in parse(written).methods.items() if "rgb" in one.streams and one.streams["rgb"].batch == 7}
+    with_rgb = {name: one.streams["rgb"] for name, one in parse(written).methods.items() if "rgb" in one.streams}
+    changed = {name for name, recipe in with_rgb.items() if recipe.batch == 7}
     assert changed == {"st_attention_7a"}
 
 

@@ -468,3 +468,20 @@ def test_a_generated_dataset_needs_no_archive(tmp_path):
     rows = (tmp_path / "videos.csv").read_text().splitlines()
     assert len(rows) == 1 + 18
     assert (tmp_path / "lists/official.csv").is_file()
+
+
+def test_a_url_with_braces_is_a_folder_of_parts(tmp_path, monkeypatch, serve):
+    """Three archives behind one URL; they are unpacked where a user's own folder would have been taken."""
+    monkeypatch.chdir(tmp_path)
+    bodies = (tar_of({f"{name}.mp4": b"clip"}) for name in "abc")
+
+    def part(server, handler):
+        respond(handler, 200, next(bodies))
+
+    url = serve(part).url.replace("clips.bin", "{val/part_{0..1}.tar,more.tar}")
+    archives = [{"name": "val", "page": "https://example.org", "urls": [url]}]
+    write_json("videos/config.json", {"config": {"dataset": "toy", "source": "archives", "archives": archives}})
+    fetch_dataset("videos")
+    rows = Path("videos/videos.csv").read_text().splitlines()[1:]
+    assert [row.partition(",")[0] for row in rows] == ["val/more/b.mp4", "val/part_0/a.mp4", "val/part_1/c.mp4"]
+    assert sorted(path.name for path in Path("downloads/toy/val").iterdir()) == ["more.tar", "part_0.tar", "part_1.tar"]

@@ -2,6 +2,9 @@
 
 import csv
 import json
+import shutil
+import tarfile
+import zipfile
 from pathlib import Path
 
 import av
@@ -123,6 +126,23 @@ def test_what_is_missing_or_of_no_use_is_told(mirror):
 def test_missing_videos_stop_a_dataset_that_does_not_allow_them(mirror):
     with pytest.raises(DatasetError, match=r"2 of the 8 videos.*\n  -gone_-gone_000005_000015\n  valgonegone_000002"):
         fetch_and_index(missing="error")
+
+
+def test_archives_in_a_folder_are_unpacked(mirror, tmp_path):
+    """One per class and one of many classes, as CVDF's parts are."""
+    clips = mirror / "train/riding a bike"
+    with zipfile.ZipFile(mirror / "train/riding a bike.zip", "w") as bundle:
+        for path in clips.iterdir():
+            bundle.write(path, f"riding a bike/{path.name}")
+    shutil.rmtree(clips)
+    with tarfile.open(mirror / "train/part_17.tar.gz", "w:gz") as tar:
+        for path in (mirror / "train").glob("Wh0*.mp4"):
+            tar.add(path, f"./{path.name}")
+            path.unlink()
+    paths = {video.video[:3]: video.path for video in read_index(fetch_and_index())}
+    assert paths["--3"] == "train/riding a bike/riding a bike/--3ouPhoy2A_000020_000030.mp4"
+    assert paths["Wh0"] == "train/part_17/Wh0_ever-77_000113_000123.mp4"
+    assert len(paths) == 5
 
 
 def test_split2_is_tested_on_the_test_list(mirror):

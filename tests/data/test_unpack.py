@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from reaction.data.unpack import RAR_PROGRAMS, UnpackError, archive_kind, copy_folder, unpack
+from reaction.data.unpack import RAR_PROGRAMS, UnpackError, archive_kind, unpack
 
 CONTENT = {"clips/wave/a.avi": b"a" * 5000, "clips/wave/\N{LATIN SMALL LETTER O WITH DIAERESIS}[1]!&#.avi": b"b"}
 RAR_TOOL = next((program for program in RAR_PROGRAMS if shutil.which(program)), None)
@@ -223,15 +223,3 @@ def test_nested_archives_with_a_pretended_program(tmp_path, monkeypatch):
     pretend_bsdtar(tmp_path / "bin", monkeypatch, "wave.rar\\n", f'{fill}; : > "{tmp_path}/begun"')
     unpack(archive, tmp_path / "out")
     assert written(tmp_path / "out") == {"wave/a.avi": b"x\n"}
-
-
-def test_folders_are_copied_without_their_permissions(tmp_path):
-    source = tmp_path / "mirror"
-    (source / "lists").mkdir(parents=True)
-    (source / "lists/a.txt").write_bytes(b"a")
-    (source / "lists/a.txt").chmod(0o444)
-    (source / "lists").chmod(0o555)
-    copy_folder(source, tmp_path / "out")
-    assert written(tmp_path / "out") == {"lists/a.txt": b"a"}
-    assert (tmp_path / "out/lists").stat().st_mode & 0o200
-    (source / "lists").chmod(0o755)

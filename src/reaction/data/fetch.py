@@ -12,16 +12,17 @@ from typing import Any
 from urllib.parse import unquote, urldefrag, urlsplit
 
 from reaction.data.download import FetchError, check_content, download
-from reaction.data.unpack import archive_kind, copy_folder, unpack
+from reaction.data.folders import download_parts, expand, take_folder
+from reaction.data.unpack import archive_kind, unpack
 from reaction.files import atomic, canonical_json, read_json, sha256, write_json
 
 
 @dataclass(frozen=True)
 class Archive:
-    """One archive to get; the keys of an entry under `archives:` in params.yaml.
+    """One archive to get, or a folder in place of one; the keys of an entry under `archives:` in params.yaml.
 
     `bytes` and `sha256` are those of the file called `name`. A URL may carry its own digest as `#sha256=...`, for a
-    copy packed in another way.
+    copy packed in another way. One with braces stands for the files of a folder: see `reaction.data.folders.expand`.
     """
 
     name: str
@@ -40,7 +41,8 @@ class Archive:
 
     def names(self) -> list[str]:
         """What it may be called in a folder, the most wanted first."""
-        return list(dict.fromkeys([self.name, *self.alternates, *map(_file_name, self.urls)]))
+        single = [url for url in self.urls if len(expand(url)) == 1]
+        return list(dict.fromkeys([self.name, *self.alternates, *map(_file_name, single)]))
 
 
 def _file_name(url: str) -> str:
@@ -106,6 +108,8 @@ def _locate(archive: Archive, places: Sequence[Path]) -> Path:
     for url in archive.urls:
         size, digest = archive.expected(url)
         try:
+            if len(parts := expand(url)) > 1:
+                return download_parts(parts, places[0] / archive.name)
             return download(url, places[0] / _file_name(url), size=size, digest=digest)
         except FetchError as error:
             errors.append(f"  {url}: {error}")
@@ -170,7 +174,7 @@ def _named(archives: dict[str, dict[str, Any]]) -> str:
 def _unpack_one(path: Path, destination: Path) -> None:
     destination.mkdir(parents=True, exist_ok=True)
     if path.is_dir():
-        copy_folder(path, destination / path.name)
+        take_folder(path, destination / path.name)
     elif archive_kind(path):
         unpack(path, destination)
     else:

@@ -8,7 +8,6 @@ import subprocess
 import tarfile
 import zipfile
 import zlib
-from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 from typing import IO
 
@@ -176,16 +175,3 @@ def _move(source: Path, target: Path) -> None:
         shutil.copytree(source, target, dirs_exist_ok=True)
     else:
         source.rename(target)
-
-
-def copy_folder(source: Path | str, destination: Path | str) -> None:
-    """Copy the files of a folder, without their permissions: mirrors are often read-only."""
-    source, destination = Path(source), Path(destination)
-    for path in _files(source):
-        target = destination / path.relative_to(source)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(path, target)
-
-
-def _files(folder: Path) -> Iterable[Path]:
-    return sorted(path for path in folder.rglob("*") if path.is_file())

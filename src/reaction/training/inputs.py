@@ -8,7 +8,8 @@ from reaction.clips.loader import Augmentation, JoinedClips, TestClips, TrainCli
 from reaction.clips.maps import ConstantMaps, FrameMaps, StoredMaps
 from reaction.data.index import Video, part_videos
 from reaction.data.splits import hold_out
-from reaction.data.store import Maps, Shards
+from reaction.data.store import Maps
+from reaction.data.videos import open_features
 from reaction.files import read_json
 from reaction.training.networks import RunError, stream_of
 
@@ -59,11 +60,6 @@ def entering_maps(maps: Mapping[str, Any] | None, folder: str | None) -> FrameMa
     if folder is None:
         raise RunError(f"maps from {maps['source']!r} need a folder: config.json has no inputs.maps")
     return StoredMaps(Maps(folder), dead=maps["dead"])
-
-
-def open_features(folder: str) -> Shards:
-    """The shards of a features folder, each checked against the folder's own config."""
-    return Shards(folder, expect=read_json(Path(folder) / "config.json")["config"])
 
 
 def _other_task(config: Mapping[str, Any], inputs: Mapping[str, str], shared: Mapping[str, Any]) -> dict[str, Any]:
