@@ -404,6 +404,15 @@ def test_rows_that_may_be_set_against_a_paper():
         assert all(cell["comparable"] == (not cell["why"]) for cell in cells)
 
 
+def test_every_result_and_every_side_of_a_comparison_has_a_row():
+    plan = Plan(parse(SHIPPED))
+    specs = [table_spec(plan, name) for name in SHIPPED["tables"]]
+    for part in (part for spec in specs for part in spec.get("parts", [spec])):
+        assert {cell["stream"] for cell in part["results"]} == set(part["streams"]), part["table"]
+        rows = {f"{method}/{stream}" for method in part["methods"] for stream in part["streams"]}
+        assert {side for pair in part["comparisons"] for side in pair} <= rows, part["table"]
+
+
 def test_what_stands_in_is_told_of_the_stream_that_it_is_about():
     cells = table_spec(Plan(parse(SHIPPED)), "simonyan2014_hmdb51")["results"]
     why = {(cell["method"], cell["stream"]): cell["why"] for cell in cells}

@@ -7,7 +7,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from reaction.params import MODALITY, Dataset, Figures, Method, Params, Table, of_row
+from reaction.params import READS, Dataset, Figures, Method, Params, Table, of_row
 from reaction.plan import KINDS, Artifact, Plan, Result, Run, shown, views
 
 
@@ -190,7 +190,7 @@ def _networks(plan: Plan, run: Run) -> dict[str, Any]:
 def _streams(params: Params, table: Table) -> list[str]:
     """The streams that a table has rows of, in the order one reads them."""
     tested = {stream for row in table.methods for stream in shown(params.methods[of_row(row, "")[0]], table)}
-    return [stream for stream in (*MODALITY, "fusion") if stream in tested]
+    return [stream for stream in (*READS, "fusion") if stream in tested]
 
 
 def _ceilings(dataset: Dataset) -> dict[str, float] | None:
