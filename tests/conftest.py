@@ -79,6 +79,22 @@ class SmallProject:
             config[key] = config[key] | value if isinstance(config.get(key), dict) else value
         return self.freeze("train", name, config, self.features(stream) | (inputs or {}))
 
+    def with_several_labels(self) -> None:
+        """Every third video is of the third class as well, and shows it from its fourth picture on alone."""
+        rows = [_row(k) for k in range(16)]
+        own = [(row["labels"], 2) if k % 3 == 0 else (row["labels"],) for k, row in enumerate(rows)]
+        _write_csv(
+            Path(self.index, "index.csv"),
+            [r | {"labels": "|".join(map(str, o))} for r, o in zip(rows, own, strict=True)],
+        )
+        spans = [
+            {"video": row["video"], "label": label, "start": 3 / 25 if label == 2 else 0.0, "end": 1.0}
+            for row, labels in zip(rows, own, strict=True)
+            for label in labels
+        ]
+        _write_csv(Path(self.index, "spans.csv"), spans)
+        Path(self.index, "classes.txt").write_text("left\nright\nlate\n")
+
 
 @pytest.fixture
 def small_project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SmallProject:

@@ -2,7 +2,8 @@
 
 An item depends on (seed, epoch, index) alone: not on workers, world size or the order of reading. Every stored JPEG is
 decoded once per item, and cut before it is resized. Clips lie in [-1, 1], but in [-2, 2] where something is subtracted:
-one frame from the next (`rgbdiff`), or a field's mean (`mean_flow`).
+one frame from the next (`rgbdiff`), or a field's mean (`mean_flow`). A `label` is a number, int64, or with `several` a
+0 or 1 for each class, float32 (classes,).
 """
 
 from collections.abc import Iterator, Sequence
@@ -15,6 +16,7 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset, get_worker_info
 
+from reaction.clips.labels import MultiHot
 from reaction.clips.maps import FrameMaps
 from reaction.clips.rgbdiff import frame_differences, frames_needed
 from reaction.clips.samplers import stack_indices, test_segments, train_segments
@@ -145,14 +147,15 @@ class _Clips(Dataset):
         input: int,
         maps: FrameMaps | None,
         flow: Shards | None = None,
+        several: MultiHot | None = None,
     ) -> None:
         for video in videos:
-            if len(video.labels) != 1:
-                raise ValueError(f"{video.video} has labels {video.labels}: clips carry exactly one")
+            if len(video.labels) != 1 and several is None:
+                raise ValueError(f"{video.video} has labels {video.labels}: clips carry exactly one without `several`")
         if (flow is None) == (stream.name == "joint"):
             raise ValueError(f"stream {stream.name!r}: flow beside the frames goes with 'joint' and nothing else")
         self.videos, self.frames, self.maps = videos, frames, maps
-        self.stream, self.input = stream, input
+        self.stream, self.input, self.several = stream, input, several
         self._read_from = frames if flow is None else flow  # whose items positions count
         self._parts = [(part, frames if part.modality == stream.modality else flow) for part in stream.parts]
 
@@ -210,9 +213,13 @@ class _Clips(Dataset):
         patches = cut(maps, crop, self.input)
         return flip(patches, "rgb") if flipped else patches
 
-    def _item(self, index: int, **arrays: np.ndarray) -> Item:
+    def _item(self, index: int, starts: np.ndarray, **arrays: np.ndarray) -> Item:
+        """What the arrays of segments that begin at `starts` (K,) make."""
         item = {name: torch.from_numpy(array) for name, array in arrays.items()}
-        return item | {"label": torch.tensor(self.videos[index].labels[0]), "index": torch.tensor(index)}
+        video = self.videos[index]
+        one = self.several is None
+        label = torch.tensor(video.labels[0]) if one else self.several(video, starts, self.stream.span)
+        return item | {"label": label, "index": torch.tensor(index)}
 
 
 class TrainClips(_Clips):
@@ -234,8 +241,9 @@ class TrainClips(_Clips):
         seed: int,
         maps: FrameMaps | None = None,
         flow: Shards | None = None,
+        several: MultiHot | None = None,
     ) -> None:
-        super().__init__(videos, frames, stream=stream, input=input, maps=maps, flow=flow)
+        super().__init__(videos, frames, stream=stream, input=input, maps=maps, flow=flow, several=several)
         self.segments, self.augmentation, self.seed = segments, augmentation, seed
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()  # persistent workers see it change
 
@@ -255,7 +263,7 @@ class TrainClips(_Clips):
         if self.augmentation.jitter:
             pixels = arrays["clip"].reshape(-1, 3, self.input, self.input)  # (K * span, 3, h, w), the clip's own memory
             pixels += colour_shift(self.augmentation.jitter, rng)[:, None, None]
-        return self._item(index, **arrays)
+        return self._item(index, starts, **arrays)
 
     def _augment(self, width: int, height: int, rng: np.random.Generator) -> tuple[Crop, bool]:
         how = self.augmentation
@@ -314,8 +322,9 @@ class TestClips(_Clips):
         crop: float = TEST_CROP,
         maps: FrameMaps | None = None,
         flow: Shards | None = None,
+        several: MultiHot | None = None,
     ) -> None:
-        super().__init__(videos, frames, stream=stream, input=input, maps=maps, flow=flow)
+        super().__init__(videos, frames, stream=stream, input=input, maps=maps, flow=flow, several=several)
         self.segments, self.crops, self.sampler, self.crop = segments, crops, sampler, crop
 
     def __getitem__(self, index: int) -> Item:
@@ -327,7 +336,7 @@ class TestClips(_Clips):
         if self.maps is not None:
             maps = self._whole_maps(index, starts, height, width)
             arrays["map"] = _side_by_side((self._map_view(maps, *view) for view in views), self.crops)
-        return self._item(index, **arrays)
+        return self._item(index, starts, **arrays)
 
 
 class WholeFrames(_Clips):
@@ -369,7 +378,7 @@ class WholeFrames(_Clips):
         arrays = {"clip": self._view(pictures, Crop(0, 0, width, height), flipped=False)}
         if self.maps is not None:
             arrays["map"] = np.stack(self._whole_maps(index, positions, self.input, self.input))[:, None]
-        return self._item(index, **arrays)
+        return self._item(index, positions, **arrays)
 
 
 def _side_by_side(views: Iterator[np.ndarray], count: int) -> np.ndarray:

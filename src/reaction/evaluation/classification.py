@@ -15,14 +15,23 @@ def softmax(logits: NDArray) -> NDArray:
     return exponentials / exponentials.sum(axis=-1, keepdims=True)
 
 
-def consensus(logits: NDArray, *, before_softmax: bool = True) -> NDArray:
+def sigmoid(logits: NDArray) -> NDArray:
+    """The probability of each class by itself, float64, safe for large logits."""
+    return 0.5 * (1 + np.tanh(0.5 * np.asarray(logits, dtype=np.float64)))
+
+
+def consensus(
+    logits: NDArray, *, before_softmax: bool = True, pool: str = "mean", multi_label: bool = False
+) -> NDArray:
     """One score per class from the views of a video: (n, V, classes) to (n, classes), float64.
 
     The mean of the logits as in TSN (Wang 2016, section 3.1), or, with `before_softmax=False`, the mean of the softmax
-    of every view as in Two-Stream ConvNets (Simonyan 2014, section 5).
+    of every view as in Two-Stream ConvNets (Simonyan 2014, section 5); with `multi_label` of the sigmoid instead. With
+    `pool="max"` each class has its best view's instead of the mean (SlowFast on Charades).
     """
-    views = np.asarray(logits, dtype=np.float64) if before_softmax else softmax(logits)  # (n, V, classes)
-    return views.mean(axis=1)
+    likelihoods = sigmoid if multi_label else softmax
+    each = np.asarray(logits, dtype=np.float64) if before_softmax else likelihoods(logits)  # (n, V, classes)
+    return each.max(axis=1) if pool == "max" else each.mean(axis=1)
 
 
 def label_ranks(scores: NDArray, labels: NDArray) -> NDArray[np.int64]:

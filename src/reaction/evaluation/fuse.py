@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from reaction.data.index import read_classes
-from reaction.evaluation import classification
+from reaction.evaluation import classification, multi_label
 from reaction.evaluation.svm_fusion import stack_streams, train_svm
 from reaction.files import atomic, read_json, write_json, write_text
 
@@ -26,17 +26,25 @@ class ScoresError(ValueError):
 
 @dataclass(frozen=True)
 class Predictions:
-    """Videos in stored order, labels int64 (n,), scores float (n, classes); higher is likelier."""
+    """Videos in stored order, labels int64 (n,), scores float (n, classes); higher is likelier.
+
+    Where videos have several classes, labels are zeros and ones (n, classes).
+    """
 
     videos: tuple[str, ...]
     labels: NDArray
     scores: NDArray
 
+    @property
+    def multi_label(self) -> bool:
+        return self.labels.ndim == 2
+
 
 def evaluate_scores(folder: Path) -> dict[str, Any]:
     """Write metrics.json, per_class.csv and confusion.{csv,png} beside the scores.h5 of one stream.
 
-    Returns what metrics.json holds: accuracies are fractions, `n` of the `of` videos on the official test list.
+    Returns what metrics.json holds: accuracies are fractions, `n` of the `of` videos on the official test list. Where
+    videos have several classes they are average precisions, and `hit1` says how often the best class was a right one.
     """
     folder = Path(folder)
     config = read_json(folder / "config.json")
@@ -44,6 +52,7 @@ def evaluate_scores(folder: Path) -> dict[str, Any]:
     protocol = {key: settings[key] for key in ("protocol_name", "before_softmax", "maps")} | settings["protocol"]
     if _part(settings) != "test":
         protocol["part"] = _part(settings)
+    protocol |= _pooling(settings)
     facts = {key: settings[key] for key in RUN} | {"stream": settings["stream"], "protocol": protocol}
     return _write_metrics(folder, read_predictions(folder), Path(config["inputs"]["index"]), facts)
 
@@ -61,7 +70,7 @@ def fuse_scores(folder: Path) -> dict[str, Any]:
     settings, inputs = config["config"], config["inputs"]
     fused, how = _fused(folder, settings, inputs)
     _write_fusion(folder / "fusion.h5", fused)
-    protocol = {key: settings[key] for key in ("protocol_name", "before_softmax")} | how
+    protocol = {key: settings[key] for key in ("protocol_name", "before_softmax")} | _pooling(settings) | how
     facts = {key: settings[key] for key in RUN} | {"stream": "fusion", "protocol": protocol}
     return _write_metrics(folder, fused, Path(inputs["index"]), facts)
 
@@ -81,7 +90,13 @@ def _fused(folder: Path, settings: Mapping[str, Any], inputs: Mapping[str, str])
         best, *_ = sweep(views, folders, grid, before_softmax=before_softmax)
         how = {"weights": best.weights, "swept_on": len(next(iter(views.values())).videos), "swept_top1": best.top1}
     views, folders = _open_part(folder, settings, inputs, list(how["weights"]), "test")
-    return fuse(views, folders, weights=how["weights"], before_softmax=before_softmax), how
+    pool = settings.get("views", "mean")
+    return fuse(views, folders, weights=how["weights"], before_softmax=before_softmax, pool=pool), how
+
+
+def _pooling(settings: Mapping[str, Any]) -> dict[str, str]:
+    """How a class's score comes from a video's views, where it is not their mean."""
+    return {key: settings[key] for key in ("views",) if key in settings}
 
 
 def _open_part(
@@ -119,6 +134,7 @@ def fuse(
     *,
     weights: Mapping[str, float],
     before_softmax: bool = True,
+    pool: str = "mean",
 ) -> Predictions:
     """The weighted mean of the streams' consensus; `views` hold logits (n, V, classes), V may differ per stream.
 
@@ -128,10 +144,16 @@ def fuse(
     reference = _check_streams(views, folders)
     total = sum(weights.values())
     fused = sum(
-        weights[stream] / total * classification.consensus(found.scores, before_softmax=before_softmax)
+        weights[stream] / total * _consensus(found, before_softmax=before_softmax, pool=pool)
         for stream, found in views.items()
     )
     return replace(reference, scores=fused)
+
+
+def _consensus(found: Predictions, *, before_softmax: bool, pool: str = "mean") -> NDArray:
+    """One score per class (n, classes) from the logits of every view (n, V, classes)."""
+    how = {"before_softmax": before_softmax, "pool": pool, "multi_label": found.multi_label}
+    return classification.consensus(found.scores, **how)
 
 
 @dataclass(frozen=True)
@@ -223,7 +245,7 @@ def _check_same_videos(first: Predictions, second: Predictions, first_folder: Pa
         only = sorted(set(first.videos) ^ set(second.videos))
         what = f"{len(only)} videos are in one only, the first is {only[0]!r}" if only else "the order differs"
         raise ScoresError(f"{where} scored different videos: {what}. Score both streams from the same index.")
-    different = np.flatnonzero(first.labels != second.labels)
+    different = np.flatnonzero((first.labels != second.labels).reshape(len(first.labels), -1).any(axis=1))
     if len(different):
         raise ScoresError(f"{where} have different labels, first at {first.videos[different[0]]!r}. Score both again.")
     if first.scores.shape[-1] != second.scores.shape[-1]:
@@ -236,8 +258,9 @@ def read_predictions(folder: Path) -> Predictions:
     if (folder / "fusion.h5").exists():
         return _read_h5(folder / "fusion.h5", "scores")
     found = _read_logits(folder)
-    before_softmax = read_json(folder / "config.json")["config"]["before_softmax"]
-    return replace(found, scores=classification.consensus(found.scores, before_softmax=before_softmax))
+    settings = read_json(folder / "config.json")["config"]
+    pool = settings.get("views", "mean")
+    return replace(found, scores=_consensus(found, before_softmax=settings["before_softmax"], pool=pool))
 
 
 def _read_logits(folder: Path) -> Predictions:
@@ -270,17 +293,31 @@ def _write_metrics(folder: Path, predictions: Predictions, index: Path, facts: M
     classes = read_classes(index)
     if scores.shape[1] != len(classes):
         raise ScoresError(f"{folder} has scores for {scores.shape[1]} classes, {index} lists {len(classes)}.")
-    metrics = dict(facts) | {
-        "top1": classification.top_k(scores, labels, 1),
-        "top5": classification.top_k(scores, labels, 5),
-        "mean_class": classification.mean_class_accuracy(scores, labels),
-        "n": len(labels),
-        "of": _official(index, facts, len(labels)),
-        "chance": 1 / len(classes),
-    }
+    measured = _measured_sets(scores, labels) if predictions.multi_label else _measured(scores, labels)
+    counts = {"n": len(labels), "of": _official(index, facts, len(labels))}
+    metrics = dict(facts) | measured | counts
     write_json(folder / "metrics.json", metrics)
     _write_classes(folder, predictions, classes)
     return metrics
+
+
+def _measured(scores: NDArray, labels: NDArray) -> dict[str, float]:
+    return {
+        "top1": classification.top_k(scores, labels, 1),
+        "top5": classification.top_k(scores, labels, 5),
+        "mean_class": classification.mean_class_accuracy(scores, labels),
+        "chance": 1 / scores.shape[1],
+    }
+
+
+def _measured_sets(scores: NDArray, labels: NDArray) -> dict[str, float]:
+    """The same where videos have several classes; by chance a class's precision is its share of the videos."""
+    share = labels.mean(axis=0)
+    return {
+        "map": float(np.nanmean(multi_label.average_precisions(scores, labels))),
+        "hit1": float(multi_label.best_is_right(scores, labels).mean()),
+        "chance": float(share[share > 0].mean()),
+    }
 
 
 def _official(index: Path, facts: Mapping[str, Any], n: int) -> int:
@@ -293,14 +330,27 @@ def _write_classes(folder: Path, predictions: Predictions, classes: Sequence[str
     # matplotlib takes half a second to import: only those who draw pay for it
     from reaction.tables.figures import confusion_matrix
 
-    videos, correct = classification.per_class(predictions.scores, predictions.labels)
-    table = zip(classes, videos, correct, strict=True)
-    rows = [(name, n, hits, f"{hits / n:.4f}" if n else "") for name, n, hits in table]
-    _write_csv(folder / "per_class.csv", ("class", "n", "correct", "accuracy"), rows)
-    counts = classification.confusion(predictions.scores, predictions.labels)
+    measure = multi_label if predictions.multi_label else classification
+    header, rows = (_precisions if predictions.multi_label else _accuracies)(predictions, classes)
+    _write_csv(folder / "per_class.csv", header, rows)
+    counts = measure.confusion(predictions.scores, predictions.labels)
     rows = [(name, *row) for name, row in zip(classes, counts, strict=True)]
     _write_csv(folder / "confusion.csv", ("true \\ predicted", *classes), rows)
     confusion_matrix(counts, classes, folder / "confusion.png")
+
+
+def _accuracies(predictions: Predictions, classes: Sequence[str]) -> tuple[Sequence[str], list[Sequence[object]]]:
+    videos, correct = classification.per_class(predictions.scores, predictions.labels)
+    table = zip(classes, videos, correct, strict=True)
+    rows = [(name, n, hits, f"{hits / n:.4f}" if n else "") for name, n, hits in table]
+    return ("class", "n", "correct", "accuracy"), rows
+
+
+def _precisions(predictions: Predictions, classes: Sequence[str]) -> tuple[Sequence[str], list[Sequence[object]]]:
+    videos = predictions.labels.sum(axis=0)
+    found = multi_label.average_precisions(predictions.scores, predictions.labels)
+    rows = [(name, n, f"{ap:.4f}" if n else "") for name, n, ap in zip(classes, videos, found, strict=True)]
+    return ("class", "n", "ap"), rows
 
 
 def _write_csv(path: Path, header: Sequence[str], rows: Sequence[Sequence[object]]) -> None:

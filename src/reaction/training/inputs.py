@@ -4,9 +4,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from reaction.clips.labels import MultiHot
 from reaction.clips.loader import Augmentation, JoinedClips, TestClips, TrainClips
 from reaction.clips.maps import ConstantMaps, FrameMaps, StoredMaps
-from reaction.data.index import Video, part_videos
+from reaction.data.index import Video, part_videos, read_classes, read_spans
 from reaction.data.splits import hold_out
 from reaction.data.store import Maps
 from reaction.data.videos import open_features
@@ -30,7 +31,7 @@ def training_clips(
     shared = _shared(config, config, inputs)
     augmentation = Augmentation(**config["augmentation"])
     options = {"segments": segments, "augmentation": augmentation, "seed": config["seed"]}
-    clips = TrainClips(training, **options, **shared)
+    clips = TrainClips(training, **options, **shared | {"several": _several(config, inputs, own=True)})
     if "multi_task" in config:
         clips = JoinedClips(clips, TrainClips(**options, **_other_task(config, inputs, shared)))
     return clips, TestClips(heldout, segments=segments, crops=1, sampler="tsn", **shared) if heldout else None
@@ -107,4 +108,16 @@ def _shared(
         "input": run["network"]["input"],
         "maps": entering_maps(config["maps"], inputs.get("maps")),
         "flow": None if flow is None else open_features(flow),
+        "several": _several(run, inputs),
     }
+
+
+def _several(run: Mapping[str, Any], inputs: Mapping[str, str], *, own: bool = False) -> MultiHot | None:
+    """The labels of a run on videos with several classes: the videos', or a clip's `own` if it trains on those."""
+    if "labels" not in run:
+        return None
+    classes = len(read_classes(inputs["index"]))
+    if not own or run["labels"] == "video":
+        return MultiHot(classes)
+    rate = read_json(Path(inputs["features"]) / "config.json")["config"].get("fps")
+    return MultiHot(classes, read_spans(inputs["index"]), rate)

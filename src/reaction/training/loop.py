@@ -12,6 +12,9 @@ the CPU, and with it they differ by that alone.
 A run may learn several tasks at once, datasets with a classifier each (`reaction.models.multitask`): loss and top-1 of
 an epoch are then means over the videos of all of them, each among the classes of its own dataset.
 
+Where videos have several classes the loss of one is the mean over the classes of the binary cross-entropy of each, as
+PyTorch and the released code of SlowFast have it, and its top-1 is right when the best class is one of its own.
+
 Held-out videos, where there are any, are measured after every epoch and change nothing about the training; the best
 epoch is the one that classifies most of them (tsn-pytorch `main.py`), of equals the one with the least loss.
 
@@ -122,7 +125,8 @@ def train(
     """Train `model` in place; the history, and with `heldout` the weights of its best epoch (else none).
 
     A row per epoch: epoch, loss, top1 (0 to 1), with `heldout` val_loss and val_top1, learning_rate, seconds. `clips`
-    has `set_epoch` and gives items with `clip` (K, C, H, W), `label` and perhaps `map` (K, 1, H, W), as does `heldout`.
+    has `set_epoch` and gives items with `clip` (K, C, H, W), `label`, a number or zeros and ones (classes,), and
+    perhaps `map` (K, 1, H, W), as does `heldout`.
     With `tasks` the items of `clips` have a `task` as well, and those of `heldout` belong to the first one.
     A state in `checkpoints` with the same `identity` is continued; `stop_after` is in minutes. Raises StopEarly when
     the next epoch would pass it or at SIGTERM, TrainingError when the loss is not finite, CheckpointError for another
@@ -181,7 +185,7 @@ def train(
 def measure(
     model: nn.Module, heldout: Dataset, batch: int, workers: int, fabric: Fabric, tasks: Tasks | None = None
 ) -> dict[str, float]:
-    """Mean cross-entropy `val_loss` and `val_top1` (0 to 1) of `heldout`, each process measuring its share.
+    """Mean loss `val_loss` and `val_top1` (0 to 1) of `heldout`, each process measuring its share.
 
     Of several `tasks` it is the first one's videos that are held out.
     """
@@ -194,7 +198,7 @@ def measure(
         with precision.forward_context():
             logits = model(clip, maps).float()  # (B, classes)
         logits, labels = _own(logits, item | {"task": torch.zeros_like(item["label"])}, tasks)
-        losses = F.cross_entropy(logits, labels, reduction="none")  # (B,)
+        losses = video_losses(logits, labels)  # (B,)
         sums += _sums(losses, logits, labels)
     loss, correct, videos = fabric.all_reduce(sums, reduce_op="sum").tolist()
     return {"val_loss": loss / videos, "val_top1": correct / videos}
@@ -220,7 +224,13 @@ def _look(model: nn.Module, item: dict[str, Tensor], where: torch.device) -> Non
 
 
 def video_losses(logits: Tensor, labels: Tensor) -> Tensor:
-    """Cross-entropy (B,) of logits (B, classes), or of (B, steps, classes) the mean over a network's steps."""
+    """Cross-entropy (B,) of logits (B, classes), or of (B, steps, classes) the mean over a network's steps.
+
+    It is that of a softmax for labels (B,), and of a sigmoid per class, their mean, for zeros and ones (B, classes).
+    """
+    if labels.ndim == 2:
+        steps = labels if logits.ndim == 2 else labels[:, None].expand_as(logits)
+        return F.binary_cross_entropy_with_logits(logits, steps, reduction="none").flatten(1).mean(dim=1)
     if logits.ndim == 2:
         return F.cross_entropy(logits, labels, reduction="none")
     steps = labels[:, None].expand(logits.shape[:2])  # (B, steps)
@@ -387,7 +397,8 @@ def _own(logits: Tensor, item: dict[str, Tensor], tasks: Tasks | None) -> tuple[
 
 def _sums(losses: Tensor, logits: Tensor, labels: Tensor) -> Tensor:
     last = logits if logits.ndim == 2 else logits[:, -1]  # of a network that answers at every step
-    correct = (last.argmax(dim=1) == labels).sum()
+    best = last.argmax(dim=1)
+    correct = (best == labels if labels.ndim == 1 else labels.gather(1, best[:, None]) > 0).sum()
     return torch.stack([losses.sum(), correct, correct.new_tensor(len(losses))])
 
 

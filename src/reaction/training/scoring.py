@@ -33,7 +33,8 @@ def score_run(folder: Path | str, *, workers: int = 0, threads: int = 1) -> None
     model, run = load_run(inputs["run"])
     clips = scored_clips(config, inputs, run)
     logits = score(model.to(device()), clips, workers=workers, report=tell)
-    labels = [video.labels[0] for video in clips.videos]
+    several = clips.several
+    labels = [video.labels[0] if several is None else several.whole(video).tolist() for video in clips.videos]
     write_scores(folder / "scores.h5", [video.video for video in clips.videos], labels, logits, config["protocol"])
     write_json(folder / "provenance.json", provenance(time.monotonic() - started, threads, workers=workers))
 
@@ -57,9 +58,16 @@ def score(model: TSN, clips: TestClips, *, workers: int = 0, report: Callable[[s
 
 
 def write_scores(
-    path: Path, videos: Sequence[str], labels: Sequence[int], logits: np.ndarray, protocol: Mapping[str, Any]
+    path: Path,
+    videos: Sequence[str],
+    labels: Sequence[int] | Sequence[Sequence[float]],
+    logits: np.ndarray,
+    protocol: Mapping[str, Any],
 ) -> None:
-    """scores.h5: `video`, `label`, `logits` float32 (n, V, classes); attributes `segments` and `crops`."""
+    """scores.h5: `video`, `label`, `logits` float32 (n, V, classes); attributes `segments` and `crops`.
+
+    `label` is (n,), or (n, classes) zeros and ones where videos have several.
+    """
     with atomic(path) as partial, h5py.File(partial, "w", track_order=False) as file:
         file["video"] = np.array(videos, dtype=h5py.string_dtype())
         file["label"] = np.array(labels, dtype=np.int64)
