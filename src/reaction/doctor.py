@@ -51,6 +51,8 @@ SIZES = {
     "ucf101_5": Size(250, 40944, 5, 7e9, (180,) * 3, (70,) * 3),
     # The lists of Kay et al. 2017, ten seconds at 25 frames; bytes of the clips as cut: about 1.7 MB each (estimate).
     "kinetics400": Size(266_440, 66.6e6, 400, 450e9, (246_534,), (19_906,)),
+    # Half a minute at 30 frames, and the videos with actions: as others report them, not counted here.
+    "charades": Size(9_625, 8.7e6, 157, 13e9, (7_811,), (1_814,)),
     "jhmdb21": Size(928, 31838, 21, 0.1e9, (660, 658, 663), (268, 270, 265)),
     # Frames by its annotations; the archive is that of all of UCF-101.
     "ucf101_24": Size(3194, 555_157, 24, 7e9, (2284,), (910,)),
@@ -368,11 +370,12 @@ def _network(described: Mapping[str, Any]) -> Network:
 
 
 def _deeper(known: Network, described: Mapping[str, Any]) -> Network:
-    """The costs of SlowFast with another depth, or with more frames of its Slow pathway than 4, which cost most."""
-    if described["backbone"] != "slowfast":
+    """The costs of SlowFast and Slow-only with another depth, or more frames of the Slow pathway than 4, the dear one."""
+    if described["backbone"] not in ("slowfast", "slow"):
         return known
     paths = described.get("pathways", {})
-    times = described["stack"] / paths.get("alpha", 8) / 4 * (R101 if paths.get("depth") == 101 else 1)
+    alpha = paths.get("alpha", 8) if described["backbone"] == "slowfast" else 1
+    times = described["stack"] / alpha / 4 * (R101 if paths.get("depth") == 101 else 1)
     return replace(known, **{name: times * getattr(known, name) for name in ("macs", "train", "forward")})
 
 

@@ -27,6 +27,7 @@ READS = {"rgb": ("rgb",), "flow": ("flow",), "rgbdiff": ("rgbdiff",), "joint": (
 MapSource = Literal["learned", "constant", "gradcam-predicted", "gradcam-true"]
 LAYERS = ("Mixed_5b", "Mixed_5c", "Mixed_5d", *(f"Mixed_6{k}" for k in "abcde"), *(f"Mixed_7{k}" for k in "abc"))
 ANY_LENGTH = ("i3d", "slowfast", "slow", "fast", "i3d_resnet")  # networks whose weights fit clips of any length
+MULTI_LABEL = ("charades", "ava")  # layouts of datasets whose videos may have several classes
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[int, Field(gt=0)]
 AT_LEAST_ONE = Field(min_length=1)
@@ -72,7 +73,7 @@ class Generator(Model):
 class Dataset(Model):
     """Videos, labels and official splits."""
 
-    layout: Literal["hmdb51", "ucf101", "jhmdb21", "ucf101_24", "ava", "kinetics400", "synthetic"] = Field(
+    layout: Literal["hmdb51", "ucf101", "jhmdb21", "ucf101_24", "ava", "kinetics400", "charades", "synthetic"] = Field(
         description="how its official lists are read"
     )
     splits: tuple[Positive, ...]
@@ -92,6 +93,11 @@ class Dataset(Model):
         if (self.generator is None) == (not self.archives):
             raise ValueError("a dataset has either `archives:` or a `generator:`")
         return self
+
+    @property
+    def multi_label(self) -> bool:
+        """Whether a video may have several classes at once."""
+        return self.layout in MULTI_LABEL
 
 
 class TVL1(Model):
@@ -235,6 +241,9 @@ class StreamRecipe(Model):
     )
     weights: str | None = Field(
         None, description="a key of `weights:`, where the stream starts otherwise than the method"
+    )
+    labels: Literal["video", "clip"] = Field(
+        "video", description="where videos have several classes, a training clip has all of them, or those it shows"
     )
     trains: Literal["all", "last"] = Field(
         "all", description="`last`: the classifier alone, on what the other layers and their statistics make of a clip"
@@ -462,6 +471,7 @@ class Protocol(Model):
         None, description="instead of the recipe's, where a network takes clips of any length: the whole video's"
     )
     before_softmax: bool = Field(description="views and streams are averaged as logits, not as probabilities")
+    views: Literal["mean", "max"] = Field("mean", description="what a class has of a video's views")
     maps: MapSource = Field("learned", description="what stands for attention at test time; gradcam-true is an oracle")
     fusion: dict[Stream, Annotated[float, Field(gt=0)]] | None = None
     sweep: dict[Stream, tuple[Annotated[float, Field(ge=0)], ...]] | None = Field(
@@ -473,6 +483,8 @@ class Protocol(Model):
     def _one_way(self) -> "Protocol":
         if sum(way is not None for way in (self.fusion, self.sweep, self.svm)) != 1:
             raise ValueError("a protocol fuses by exactly one of `fusion:`, `sweep:` and `svm:`")
+        if self.views != "mean" and self.fusion is None:
+            raise ValueError("`views: max` goes with the given weights of `fusion:`")
         return self
 
 
@@ -746,6 +758,8 @@ class Params(Model):
                 for part in READS[stream]:
                     _known(f"scales.{table.scale}.features", part, self.scales[table.scale].features)
             self._check_fusion(f"{key}.methods.{row}", self.methods[name], protocol)
+            if self.datasets[table.dataset].multi_label:
+                self._check_multi_label(f"{key}.methods.{row}", self.methods[name], protocol)
             if self.methods[name].multi_task is not None:
                 trained_on = self.methods[name].multi_task.datasets
                 _known(f"methods.{name}.multi_task.datasets, for {key}", table.dataset, trained_on)
@@ -791,6 +805,13 @@ class Params(Model):
             )
         if protocol.sweep:
             self._check_unseen(key, method)
+
+    def _check_multi_label(self, key: str, method: Method, name: str) -> None:
+        """What looks for the one class of a video has nothing to find where there are several."""
+        if method.attention is not None or method.multi_task is not None:
+            raise ValueError(f"{key}: `attention:` and `multi_task:` are for videos of one class each")
+        if self.protocols[name].fusion is None:
+            raise ValueError(f"{key}: protocols.{name} fuses videos of one class each; give the weights by `fusion:`")
 
     def _check_unseen(self, key: str, method: Method) -> None:
         """Equal shares hold out equal groups: what a method's sources have learned, it can not be measured on."""

@@ -308,6 +308,7 @@ class Plan:
         method, scale = self.params.methods[run.method], self.params.scales[run.scale]
         recipe = method.streams[stream]
         weights = self._weights(run, stream)
+        several = {"labels": recipe.labels} if self.params.datasets[run.dataset].multi_label else {}
         return {
             "method": run.method,
             "stream": stream,
@@ -319,7 +320,7 @@ class Plan:
             "training": _training(recipe, scale),
             "augmentation": _augmentation(recipe, scale),
             "maps": _entering_maps(method, train_maps),
-        } | _started(method, recipe)
+        } | (_started(method, recipe) | several)
 
     def network(self, run: "Run", stream: str) -> dict[str, Any]:
         """What `reaction.training.networks.build_network` builds, and how a video enters it."""
@@ -449,7 +450,7 @@ class Plan:
             "protocol_name": run.protocol,
             "before_softmax": protocol.before_softmax,
             "maps": _entering_maps(method, reads),
-        }
+        } | _pooled(protocol)
         name = f"{_run_name(run, stream)}-{run.protocol}"
         if part != "test":
             config["part"], name = part, f"{name}-{part}"
@@ -602,9 +603,14 @@ def _started(method: Method, recipe: StreamRecipe) -> dict[str, Any]:
     return new | ({} if recipe.trains == "all" else {"trains": recipe.trains})
 
 
+def _pooled(protocol: Protocol) -> dict[str, str]:
+    """What a class has of the views, where it is not their mean."""
+    return {} if protocol.views == "mean" else {"views": protocol.views}
+
+
 def _fusing(protocol: Protocol) -> dict[str, Any]:
     if protocol.fusion is not None:
-        return {"weights": dict(protocol.fusion)}
+        return {"weights": dict(protocol.fusion)} | _pooled(protocol)
     if protocol.sweep is not None:
         return {"sweep": {stream: list(weights) for stream, weights in protocol.sweep.items()}}
     return {"svm": protocol.svm.model_dump(exclude_defaults=True)}

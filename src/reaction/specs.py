@@ -74,7 +74,8 @@ def _extras(plan: Plan, name: str, table: Table) -> dict[str, Any]:
     """What only some tables have."""
     sets = {"split_sets": [list(chosen) for chosen in table.split_sets]} if table.split_sets else {}
     maps = [_agreement(one) for one in plan.agreements(name) if one.artifact.dataset == table.dataset]
-    return sets | ({"maps": maps} if maps else {})
+    several = {"metric": "map"} if plan.params.datasets[table.dataset].multi_label else {}
+    return sets | several | ({"maps": maps} if maps else {})
 
 
 def _agreement(one: Result) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from pydantic.dataclasses import dataclass as checked_dataclass
 from reaction.evaluation import statistics
 from reaction.evaluation.classification import label_ranks
 from reaction.evaluation.fuse import Predictions
+from reaction.evaluation.multi_label import mean_average_precision
 from reaction.tables.claims import Claim, Metric, Paper, left_out, reproducible
 
 Verdict = Literal["reproduced", "differs", "not run", "not comparable", ""]
@@ -28,7 +29,8 @@ class TableSpec:
 
     `resample` says what a bootstrap draws, and `ceilings` are the fractions that a stream alone cannot exceed.
     `split_sets` fixes which sets of splits are shown, one after the other: nothing else is, not even a claim, and
-    numbers of one split and means over several never stand in one block.
+    numbers of one split and means over several never stand in one block. `metric` is what rows without a claim, and
+    comparisons, are measured by.
     """
 
     name: str
@@ -43,6 +45,7 @@ class TableSpec:
     ceilings: dict[str, float] | None = None
     comparisons: tuple[tuple[str, str], ...] = ()
     split_sets: tuple[tuple[int, ...], ...] | None = None
+    metric: Metric = "top1"
 
     @model_validator(mode="after")
     def _sets_of_known_splits(self) -> Self:
@@ -188,6 +191,8 @@ def _rows_of_stream(
     asked = [
         found for found in claims if method in found[1].reproduced_by.method and found[1].reproduced_by.stream == stream
     ]
+    if not results and not asked:
+        return []  # the method has no such stream
     ran = tuple(split for split in spec.splits if any(result.split == split for result in results))
     usual = {spec.splits[:1], *(found[1].splits for found in asked)} | ({ran} if len(ran) > 1 else set())
     sets = usual if spec.split_sets is None else set(spec.split_sets)
@@ -209,7 +214,7 @@ def _row(
     found: tuple[Paper, Claim] | None,
 ) -> Row:
     claim = found[1] if found else None
-    metric = claim.metric if claim else "top1"
+    metric = claim.metric if claim else spec.metric
     measured = _measured(results, splits, metric)
     difference = measured["ours"] - claim.value if results and claim else None
     tolerance = claim.tolerance if claim else None
@@ -301,14 +306,18 @@ def _mean(results: Sequence[Result], metric: Metric, positions: Mapping[str, int
     return lambda drawn: sum(weight * statistic(drawn[:, where]) for weight, where, statistic in terms)
 
 
-def _hits(result: Result) -> np.ndarray:
-    return label_ranks(result.predictions.scores, result.predictions.labels) == 0
+def _hits(result: Result, metric: Metric = "top1") -> np.ndarray:
+    places = 5 if metric == "top5" else 1
+    return label_ranks(result.predictions.scores, result.predictions.labels) < places
 
 
 def _run_statistic(result: Result, metric: Metric) -> statistics.Statistic:
+    predictions = result.predictions
+    if metric == "map":
+        return mean_average_precision(predictions.scores, predictions.labels)
     if metric == "mean_class":
-        return statistics.class_accuracy(_hits(result), result.predictions.labels)
-    return statistics.accuracy(_hits(result))
+        return statistics.class_accuracy(_hits(result), predictions.labels)
+    return statistics.accuracy(_hits(result, metric))
 
 
 def _value(results: Sequence[Result], metric: Metric) -> float:
@@ -320,7 +329,10 @@ def _interval(results: Sequence[Result], metric: Metric) -> statistics.Interval 
     positions = _positions(results)
     if len(positions) < 2:
         return None
-    hits = np.concatenate([_hits(result) for result in results])
+    if metric == "map":
+        found = statistics.bootstrap(_mean(results, metric, positions), len(positions))
+        return found if found.high > found.low else None  # a perfect ranking tells a bootstrap nothing
+    hits = np.concatenate([_hits(result, metric) for result in results])
     if hits.all() or not hits.any():  # every draw gives the same value: only the exact interval says anything
         return statistics.exact_binomial(len(positions) if hits.all() else 0, len(positions))
     return statistics.bootstrap(_mean(results, metric, positions), len(positions))
@@ -351,7 +363,7 @@ def _obstacles(results: Sequence[Result], splits: Sequence[int]) -> list[str]:
 
 
 def build_comparisons(spec: TableSpec, results: Sequence[Result]) -> list[Comparison]:
-    """Our own runs, `method/stream` each, against each other by top-1 over the splits and seeds that both sides ran.
+    """Our own runs, `method/stream` each, against each other over the splits and seeds that both sides ran.
 
     With `split_sets` once per set, of which both sides have to have run every split. Raises ValueError on any other
     name.
@@ -362,7 +374,7 @@ def build_comparisons(spec: TableSpec, results: Sequence[Result]) -> list[Compar
             raise ValueError(f"table {spec.name}: `comparisons` has {side!r}, which is none of {', '.join(cells)}")
     runs = {name: _select(results, *cell) for name, cell in cells.items()}
     return [
-        _compare(runs[first], runs[second], first, second, splits)
+        _compare(runs[first], runs[second], first, second, splits, spec.metric)
         for splits in spec.split_sets or [None]
         for first, second in spec.comparisons
     ]
@@ -374,26 +386,27 @@ def _compare(
     first_name: str,
     second_name: str,
     splits: tuple[int, ...] | None = None,
+    metric: Metric = "top1",
 ) -> Comparison:
     """Of the runs of both sides on `splits`, or on whichever splits both ran."""
     shared = {(r.split, r.seed) for r in first} & {(r.split, r.seed) for r in second}
     shared = {(split, seed) for split, seed in shared if splits is None or split in splits}
     ran = sorted({split for split, _ in shared})
-    names = Comparison(first_name, second_name, " ".join(map(str, ran if splits is None else splits)), "top1")
+    names = Comparison(first_name, second_name, " ".join(map(str, ran if splits is None else splits)), metric)
     if not shared or (splits is not None and ran != sorted(splits)):
         return names
     sides = [[r for r in side if (r.split, r.seed) in shared] for side in (first, second)]
-    return replace(names, **_compared(*sides), **_mcnemar(*sides))
+    return replace(names, **_compared(*sides, metric), **({} if metric == "map" else _mcnemar(*sides)))
 
 
-def _compared(first: Sequence[Result], second: Sequence[Result]) -> dict[str, Any]:
+def _compared(first: Sequence[Result], second: Sequence[Result], metric: Metric) -> dict[str, Any]:
     """Difference, interval, n and words of two sides with the same runs."""
     positions = _positions([*first, *second])
-    sides = _mean(first, "top1", positions), _mean(second, "top1", positions)
+    sides = _mean(first, metric, positions), _mean(second, metric, positions)
     once = np.ones((1, len(positions)))
     difference = float((sides[0](once) - sides[1](once))[0])
     n = len({video for result in (*first, *second) for video in result.predictions.videos})
-    differences = _differences(first, second)
+    differences = _differences(first, second, metric)
     deviation = statistics.spread([one for of_split in differences for one in of_split])
     seeds = statistics.seed_error(differences)
     known = {
@@ -415,12 +428,12 @@ def _compared(first: Sequence[Result], second: Sequence[Result]) -> dict[str, An
     return known | {"low": low, "high": high, "words": words}
 
 
-def _differences(first: Sequence[Result], second: Sequence[Result]) -> list[list[float]]:
+def _differences(first: Sequence[Result], second: Sequence[Result], metric: Metric) -> list[list[float]]:
     """What the first side gains, a fraction: of each split a list, with each pair of runs of equal seed."""
     partner = {(result.split, result.seed): result for result in second}
     gains: dict[int, list[float]] = {}
     for one in first:
-        gain = _value([one], "top1") - _value([partner[one.split, one.seed]], "top1")
+        gain = _value([one], metric) - _value([partner[one.split, one.seed]], metric)
         gains.setdefault(one.split, []).append(gain)
     return list(gains.values())
 

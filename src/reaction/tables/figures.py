@@ -21,8 +21,8 @@ FEW, ABREAST = 6, 5  # what one picture can tell apart by colour; of more method
 History = Mapping[str, NDArray]
 """A column of history.csv each, (epochs,)."""
 
-PerClass = Mapping[str, tuple[int, int]]
-"""Of a class: videos, and those that were right."""
+PerClass = Mapping[str, tuple[int, float]]
+"""Of a class: videos, and those that were right; where videos have several classes, their average precisions' sum."""
 
 
 class FigureError(ValueError):
@@ -68,7 +68,10 @@ def figures(spec: Mapping[str, Any], stem: Path) -> None:
     curves = {entry["name"]: read_histories(entry["folders"]) for entry in spec["curves"]}
     counts = {entry["name"]: [read_per_class(folder) for folder in entry["folders"]] for entry in spec["per_class"]}
     training_curves(curves, Path(f"{stem}_curves"))
-    class_accuracies({name: pooled(tables) for name, tables in counts.items()}, Path(f"{stem}_per_class"))
+    ranked = any(_is_ranked(folder) for entry in spec["per_class"] for folder in entry["folders"])
+    measure = "average precision" if ranked else "accuracy"
+    accuracies = {name: pooled(tables) for name, tables in counts.items()}
+    class_accuracies(accuracies, Path(f"{stem}_per_class"), measure)
 
 
 def read_history(folder: Path | str) -> History:
@@ -99,8 +102,18 @@ def read_histories(folders: Sequence[Path | str]) -> list[History]:
 
 def read_per_class(folder: Path | str) -> PerClass:
     """Of every class, in the order of the official list: how many videos were tested and how many were right."""
-    rows = read_columns(Path(folder) / "per_class.csv", ("class", "n", "correct"))
+    path = Path(folder) / "per_class.csv"
+    if _is_ranked(folder):
+        rows = read_columns(path, ("class", "n", "ap"))
+        return {row["class"]: (int(row["n"]), int(row["n"]) * float(row["ap"] or 0)) for row in rows}
+    rows = read_columns(path, ("class", "n", "correct"))
     return {row["class"]: (int(row["n"]), int(row["correct"])) for row in rows}
+
+
+def _is_ranked(folder: Path | str) -> bool:
+    """Whether videos have several classes there, each with an average precision instead of an accuracy."""
+    path = Path(folder) / "per_class.csv"
+    return path.exists() and path.read_text(encoding="utf-8").startswith("class,n,ap\n")
 
 
 def read_columns(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:
@@ -190,19 +203,20 @@ def _runs(losses: Axes, accuracies: Axes, runs: Sequence[History], look: Mapping
         accuracies.plot(run["epoch"] + 1, 100 * run["top1"], **{**look, **own})
 
 
-def class_accuracies(accuracies: Mapping[str, Mapping[str, float]], path: Path) -> None:
+def class_accuracies(accuracies: Mapping[str, Mapping[str, float]], path: Path, measure: str = "accuracy") -> None:
     """Accuracy of every class, best first by the first entry, as PNG and SVG: bars, or of many entries a coloured grid.
 
-    `accuracies` maps what is compared to fractions by class, NaN for a class without videos.
+    `accuracies` maps what is compared to fractions by class, NaN for a class without videos; `measure` names them.
     """
     classes = list(next(iter(accuracies.values())))
     values = {name: np.array([of_class[one] for one in classes]) for name, of_class in accuracies.items()}
     order = np.argsort(np.nan_to_num(next(iter(values.values())), nan=-1), kind="stable")
     sorted_values = {name: 100 * shares[order] for name, shares in values.items()}
-    (_class_bars if len(accuracies) <= FEW else _class_grid)([classes[one] for one in order], sorted_values, path)
+    draw = _class_bars if len(accuracies) <= FEW else _class_grid
+    draw([classes[one] for one in order], sorted_values, path, measure)
 
 
-def _class_bars(classes: Sequence[str], values: Mapping[str, NDArray], path: Path) -> None:
+def _class_bars(classes: Sequence[str], values: Mapping[str, NDArray], path: Path, measure: str) -> None:
     """Horizontal bars, the first class lowest, one bar per entry."""
     height = 0.8 / len(values)
     figure = Figure(figsize=(6, 0.26 * len(classes) + 1.4), layout="constrained")
@@ -211,12 +225,12 @@ def _class_bars(classes: Sequence[str], values: Mapping[str, NDArray], path: Pat
         rows = np.arange(len(classes)) + 0.4 - height * (position + 0.5)
         axes.barh(rows, shares, height, label=name)
     axes.set_yticks(range(len(classes)), classes, fontsize=8)
-    axes.set(xlabel="accuracy (%)", xlim=(0, 100), ylim=(-0.6, len(classes) - 0.4))
+    axes.set(xlabel=f"{measure} (%)", xlim=(0, 100), ylim=(-0.6, len(classes) - 0.4))
     figure.legend(loc="outside lower center", ncols=2, fontsize=8, frameon=False)
     finish(figure, path)
 
 
-def _class_grid(classes: Sequence[str], values: Mapping[str, NDArray], path: Path) -> None:
+def _class_grid(classes: Sequence[str], values: Mapping[str, NDArray], path: Path, measure: str) -> None:
     """A column per entry, a row per class, the first lowest; the accuracy in numbers and as colour."""
     shares = np.stack(list(values.values()), axis=1)  # (classes, entries)
     size = (0.34 * shares.shape[1] + 2.6, 0.2 * shares.shape[0] + 2.4)
@@ -229,7 +243,7 @@ def _class_grid(classes: Sequence[str], values: Mapping[str, NDArray], path: Pat
     axes.set_yticks(range(len(classes)), classes, fontsize=7.5)
     axes.set_xticks(range(len(values)), list(values), fontsize=7.5, rotation=90)
     axes.tick_params(length=0)
-    figure.colorbar(image, ax=axes, label="accuracy (%)", shrink=0.6, aspect=25)
+    figure.colorbar(image, ax=axes, label=f"{measure} (%)", shrink=0.6, aspect=25)
     finish(figure, path)
 
 
