@@ -8,6 +8,7 @@ from reaction.tables.claims import ClaimError, left_out, read_paper, reproducibl
 
 PAPERS = sorted((Path(__file__).parents[2] / "workflow/papers").glob("*.yaml"))
 TEST_VIDEOS = {"hmdb51": [1530, 1530, 1530], "ucf101": [3783, 3734, 3696], "kinetics400": [19761]}
+TEST_VIDEOS |= {"ucf101_24": [910], "jhmdb21": [268, 270, 265]}
 
 
 @pytest.fixture
@@ -65,6 +66,24 @@ def test_slowfasts_ablations_start_from_the_network_of_its_table_2():
     assert printed == {("top1", 75.6, 36.1), ("top5", 92.1, 36.1), ("top1", 78.8, 36.1)}  # the last of Kinetics-600
     slow = {(claim.metric, claim.value, claim.gflops) for claim in claims if claim.method.startswith("Slow-only")}
     assert {("top1", 72.6, 27.3), ("top5", 90.3, 27.3), ("map", 39.0, 187)} < slow
+
+
+def test_detection_has_numbers_of_each_dataset_metric_and_kind():
+    """YOWO's as printed, and MOC's to two digits: the mean of ten thresholds lies below its first."""
+    yowo = values("kopuklu2019", method="YOWO, 16 frames", metric="frame_map@0.5")
+    assert yowo == {("ucf101_24", "rgb"): 80.4, ("jhmdb21", "rgb"): 74.4, ("ava", "rgb"): 17.9}
+    claims = read_paper(next(path for path in PAPERS if path.stem == "kopuklu2019")).claims
+    printed = {}
+    for claim in claims:
+        kind, _, threshold = claim.metric.partition("@")
+        cell = (claim.method, claim.source, claim.dataset, claim.stream, kind)
+        assert threshold not in printed.setdefault(cell, {}), claim
+        printed[cell][threshold] = claim.value
+    for row in printed.values():
+        falling = [row[threshold] for threshold in sorted(row, key=lambda text: float(text.partition(":")[0]))]
+        assert falling == sorted(falling, reverse=True) or "0.5:0.95" in row
+        assert row.get("0.75", 0) < row.get("0.5", 100)
+        assert row.get("0.5:0.95", 0) < row.get("0.5", 100)
 
 
 def test_papers_that_cite_each_other_agree():

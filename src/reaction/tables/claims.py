@@ -7,7 +7,21 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-Metric = Literal["top1", "top5", "mean_class", "map"]
+Metric = Literal[
+    "top1",
+    "top5",
+    "mean_class",
+    "map",
+    # Of boxes in frames and of tubes in videos, at an overlap from which on they hit; 0.5:0.95 is ACT's mean of ten.
+    "frame_map@0.5",
+    "video_map@0.05",
+    "video_map@0.1",
+    "video_map@0.2",
+    "video_map@0.3",
+    "video_map@0.5",
+    "video_map@0.75",
+    "video_map@0.5:0.95",
+]
 
 
 class ClaimError(ValueError):
