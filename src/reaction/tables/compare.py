@@ -191,8 +191,6 @@ def _rows_of_stream(
     asked = [
         found for found in claims if method in found[1].reproduced_by.method and found[1].reproduced_by.stream == stream
     ]
-    if not results and not asked:
-        return []  # the method has no such stream
     ran = tuple(split for split in spec.splits if any(result.split == split for result in results))
     usual = {spec.splits[:1], *(found[1].splits for found in asked)} | ({ran} if len(ran) > 1 else set())
     sets = usual if spec.split_sets is None else set(spec.split_sets)
