@@ -91,6 +91,10 @@ def _tables(commands) -> None:
     figure.add_argument("stem", type=Path, help="what the files' names begin with")
     figure.add_argument("--spec", required=True, type=json.loads, help="what is drawn, as JSON")
     figure.set_defaults(run=_figure)
+    costs = commands.add_parser("cost_figure", help="draw accuracy against multiply-adds: a paper's points and ours")
+    costs.add_argument("stem", type=Path, help="what the files' names begin with")
+    costs.add_argument("--spec", required=True, type=json.loads, help="what is drawn, as JSON")
+    costs.set_defaults(run=_cost_figure)
     thesis = commands.add_parser("thesis_figures", help="draw the figures of the thesis")
     thesis.add_argument("stem", type=Path, help="what the files' names begin with")
     thesis.add_argument("--spec", required=True, type=json.loads, help="what is drawn, as JSON")
@@ -99,7 +103,7 @@ def _tables(commands) -> None:
 
 def _networks(commands) -> None:
     convert = commands.add_parser("convert", help="turn downloaded weights into ours: .pt, .pth, .pyth, .tar, .pkl")
-    convert.add_argument("file", type=Path)
+    convert.add_argument("file", type=Path, nargs="+", help="YOWO takes one for each branch, of Darknet (.weights) too")
     convert.add_argument("out", type=Path, help="a .safetensors file")
     convert.add_argument("--to", required=True, metavar="NETWORK", help="as `reaction verify` names it")
     convert.set_defaults(run=_convert)
@@ -255,6 +259,12 @@ def _figure(options: argparse.Namespace) -> None:
     from reaction.tables.figures import figures
 
     figures(options.spec, options.stem)
+
+
+def _cost_figure(options: argparse.Namespace) -> None:
+    from reaction.tables.costs import cost_figure
+
+    cost_figure(options.spec, options.stem)
 
 
 def _thesis_figures(options: argparse.Namespace) -> None:

@@ -323,12 +323,21 @@ def load_matching(network: nn.Module, state: Mapping[str, Tensor]) -> Coverage:
 
     The account names everything else, such as the classifier of a 3D branch. Raises WeightsError when nothing fits.
     """
+    fitting, coverage = match(network, state)
+    network.load_state_dict(fitting, strict=False)
+    return coverage
+
+
+def match(network: nn.Module, state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], Coverage]:
+    """Those tensors of `state` that `network` has in the same shape, and the account of all.
+
+    Raises WeightsError when nothing fits.
+    """
     own = network.state_dict()
     fitting = {name: value for name, value in state.items() if name in own and value.shape == own[name].shape}
     if not fitting:
         raise WeightsError(f"no tensor fits {type(network).__name__}; the file starts with {', '.join([*state][:3])}")
-    network.load_state_dict(fitting, strict=False)
-    return Coverage(
+    return fitting, Coverage(
         loaded=tuple(fitting),
         missing=tuple(name for name in own if name not in state),
         unexpected=tuple(name for name in state if name not in own),
