@@ -154,7 +154,7 @@ def fuse(project) -> Results:
 
     write_json(f"{project.index}/official.json", {"split1": {"train": 12, "test": 5}})
     common = {"method": "golden", "split": "split1", "seed": 0}
-    streams = {stream: str(frozen("score", common, {}, stream)) for stream in ("rgb", "flow")}
+    streams = {stream: str(frozen("score", common | {"stream": stream}, {}, stream)) for stream in ("rgb", "flow")}
     for k, folder in enumerate(streams.values()):
         with h5py.File(f"{folder}/scores.h5", "w") as file:
             file["video"] = ["clip_12", "clip_13", "clip_14", "clip_15"]

@@ -58,3 +58,9 @@ def test_cosine_falls_over_half_a_period_and_the_warm_up_meets_it():
     end = 0.1 * (1 + math.cos(math.pi * 34 / 196)) / 2
     assert slowfast(34) == pytest.approx(end)
     assert slowfast(17) == pytest.approx((0.01 + end) / 2)
+
+
+def test_a_step_at_the_warm_up_s_end_lowers_nothing_before_it():
+    rates = {"base": 0.1, "steps": [1], "factor": 0.1, "warmup_epochs": 1}
+    assert learning_rate(0.75, **rates) == pytest.approx(0.075)
+    assert learning_rate(1.0, **rates) == pytest.approx(0.01)

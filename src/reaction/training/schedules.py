@@ -31,7 +31,7 @@ def learning_rate(
 
     if progress_in_epochs >= warmup_epochs:
         return decayed(progress_in_epochs)
-    start, end = warmup_from * base, decayed(warmup_epochs)
+    start, end = warmup_from * base, decayed(warmup_epochs if decay == "cosine" else progress_in_epochs)
     return start + (end - start) * (progress_in_epochs / warmup_epochs)
 
 
