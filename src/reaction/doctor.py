@@ -370,7 +370,7 @@ def _network(described: Mapping[str, Any]) -> Network:
 
 
 def _deeper(known: Network, described: Mapping[str, Any]) -> Network:
-    """The costs of SlowFast and Slow-only with another depth, or more frames of the Slow pathway than 4, the dear one."""
+    """The costs of SlowFast and Slow-only with another depth, or more frames of the Slow pathway than 4."""
     if described["backbone"] not in ("slowfast", "slow"):
         return known
     paths = described.get("pathways", {})

@@ -535,6 +535,17 @@ class NetworkTable(Model):
     claims: str = Field(description="which of the paper's tables it is set beside")
 
 
+class CostFigure(Model):
+    """Accuracy against multiply-adds: a paper's points, and our runs where there are any (SlowFast, figure 2)."""
+
+    paper: str
+    claims: str = Field(description="which of the paper's tables or figures has the points")
+    series: dict[str, Annotated[tuple[str, ...], AT_LEAST_ONE]] = Field(
+        description="what the names of points begin with, and our methods of that kind"
+    )
+    tables: Annotated[tuple[str, ...], AT_LEAST_ONE] = Field(description="whose rows of these methods are ours")
+
+
 class Shown(Model):
     """One frame of a video, counted from 0, that a figure shows."""
 
@@ -579,6 +590,7 @@ class Params(Model):
     tables: dict[str, Table]
     network_tables: dict[str, NetworkTable] = {}
     figures: dict[str, Figures] = {}
+    cost_figures: dict[str, CostFigure] = {}
 
     @field_validator("methods", mode="before")
     @classmethod
@@ -606,6 +618,11 @@ class Params(Model):
             for method, protocol in table.rows.items():
                 _known(f"network_tables.{name}.rows", method, self.methods)
                 _known(f"network_tables.{name}.rows.{method}", protocol, self.protocols)
+        for name, figure in self.cost_figures.items():
+            for method in (method for methods in figure.series.values() for method in methods):
+                _known(f"cost_figures.{name}.series", method, self.methods)
+            for table in figure.tables:
+                _known(f"cost_figures.{name}.tables", table, self.tables)
         for name, figures in self.figures.items():
             self._check_figures(f"figures.{name}", figures)
         return self

@@ -4,10 +4,11 @@ Light on purpose, like `reaction.plan`: the Snakefile imports this.
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
-from reaction.params import READS, Dataset, Figures, Method, Params, Table, of_row
+from reaction.params import READS, CostFigure, Dataset, Figures, Method, Params, Table, of_row
 from reaction.plan import KINDS, Artifact, Plan, Result, Run, shown, views
 
 
@@ -50,6 +51,45 @@ def _network_row(plan: Plan, method: str, protocol: str) -> dict[str, Any]:
         {"stream": stream, "network": plan.network(run, stream)} for stream in plan.params.methods[method].streams
     ]
     return {"method": method, "streams": streams, "protocol": views(plan.params.protocols[protocol])}
+
+
+def cost_spec(plan: Plan, name: str) -> dict[str, Any]:
+    """What the `cost_figure` command draws, as JSON: of every row of ours what its network does and its scores."""
+    figure = plan.params.cost_figures[name]
+    rows = {tuple(row["folders"]): row for table in figure.tables for row in _cost_rows(plan, figure, table)}
+    paper, series = cost_papers(plan, name)[0], list(figure.series)
+    return {"paper": paper, "claims": figure.claims, "series": series, "ours": list(rows.values())}
+
+
+def cost_papers(plan: Plan, name: str) -> list[str]:
+    """The file of the paper whose figure it is."""
+    return [f"workflow/papers/{plan.params.cost_figures[name].paper}.yaml"]
+
+
+def cost_results(plan: Plan, name: str) -> list[str]:
+    """What is there now of our results: such a figure waits for none."""
+    files = [f"{folder}/metrics.json" for row in cost_spec(plan, name)["ours"] for folder in row["folders"]]
+    return [file for file in files if Path(file).exists()]
+
+
+def _cost_rows(plan: Plan, figure: CostFigure, name: str) -> Iterator[dict[str, Any]]:
+    for table in plan.params.tables[name].parts:
+        for row in table.methods:
+            runs = plan.runs(table, row)
+            series = [one for one, methods in figure.series.items() if runs[0].method in methods]
+            if not series:
+                continue
+            stream = shown(plan.params.methods[runs[0].method], table)[-1]
+            yield {
+                "series": series[0],
+                "method": row,
+                "dataset": table.dataset,
+                "scale": table.scale,
+                "stream": stream,
+                "network": plan.network(runs[0], stream),
+                "protocol": views(plan.params.protocols[runs[0].protocol]),
+                "folders": [plan.scores(run, stream).folder for run in runs],
+            }
 
 
 def _part_spec(plan: Plan, name: str, table: Table) -> dict[str, Any]:

@@ -77,12 +77,18 @@ def of_networks():
     return "|".join(PARAMS.network_tables) or "(?!)"
 
 
+def of_costs():
+    """The same of figures of accuracy against computation."""
+    return "|".join(PARAMS.cost_figures) or "(?!)"
+
+
 def checked(wildcards):
     """The name of the table, of networks or results, or of the set of figures, if params.yaml has it."""
     kinds = {
         "figures": PARAMS.figures,
         "table": PARAMS.tables,
         "networks": PARAMS.network_tables,
+        "costs": PARAMS.cost_figures,
     }
     kind, known = next((k, kinds[k]) for k in kinds if hasattr(wildcards, k))
     name = getattr(wildcards, kind)

@@ -105,6 +105,31 @@ rule figure:
         "reaction figure {params.stem:q} --spec {params.spec:q} > {log:q} 2>&1"
 
 
+# Drawn with whatever results there are, or none.
+rule cost_figure:
+    input:
+        papers=reads(specs.cost_papers),
+        metrics=reads(specs.cost_results),
+    output:
+        svg=report(
+            "results/figures/{costs}.svg",
+            caption="../report/costs.rst",
+            category="Figures",
+            labels={"table": "{costs}", "what": "accuracy against computation"},
+        ),
+        png="results/figures/{costs}.png",
+    log:
+        "logs/cost_figure/{costs}.log",
+    wildcard_constraints:
+        costs=of_costs(),
+    localrule: True
+    params:
+        stem="results/figures/{costs}",
+        spec=told(specs.cost_spec),
+    shell:
+        "reaction cost_figure {params.stem:q} --spec {params.spec:q} > {log:q} 2>&1"
+
+
 # The figures of Park 2019, all parts at once.
 rule thesis_figures:
     input:
