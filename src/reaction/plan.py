@@ -548,7 +548,7 @@ def _training(recipe: StreamRecipe, scale: Scale) -> dict[str, Any]:
     kept |= recipe.model_dump(include={"bn_group", "decay", "warmup_from", "precise_bn"}, exclude_defaults=True).keys()
     length = {"updates": recipe.updates} if recipe.updates and not scale.epochs else None
     batch = scale.batch or recipe.batch
-    scaled = recipe.learning_rate * batch / (recipe.rate_batch or batch)
+    scaled = recipe.learning_rate * (batch / recipe.rate_batch if recipe.rate_batch else 1)
     return recipe.model_dump(mode="json", include=kept) | {
         **(length or {"epochs": scale.epochs or recipe.epochs}),
         "steps": list(recipe.steps if scale.steps is None else scale.steps),
