@@ -19,7 +19,8 @@ def values(tmp_path, monkeypatch):
     """The shipped parameters, in a folder that has the papers and one table with its record, as git brings them."""
     monkeypatch.chdir(tmp_path)
     shipped = yaml.safe_load((ROOT / "params.yaml").read_text())
-    shipped |= {"tables": {name: shipped["tables"][name] for name in ("synthetic", "jhmdb21_small")}, "figures": {}}
+    shipped |= {"tables": {name: shipped["tables"][name] for name in ("synthetic", "jhmdb21_small")}}
+    shipped |= {"figures": {}, "cost_figures": {}}
     for paper in (ROOT / "workflow/papers").iterdir():
         Path("workflow/papers").mkdir(parents=True, exist_ok=True)
         Path("workflow/papers", paper.name).write_bytes(paper.read_bytes())

@@ -130,6 +130,7 @@ def ablation(**changes):
         "tables": {"odd": table},
         "reproduce": [],
         "figures": {},
+        "cost_figures": {},
     }
     return Plan(parse(changed))
 
@@ -279,6 +280,7 @@ def test_weights_of_a_fusion_are_swept_on_held_out_training_groups():
         "tables": {"odd": table},
         "reproduce": [],
         "figures": {},
+        "cost_figures": {},
     }
     fused = next(r.artifact for r in Plan(parse(changed)).tables["odd"] if r.stream == "fusion")
     assert set(fused.inputs) == {"index", "rgb", "flow", "heldout_rgb", "heldout_flow"}
@@ -393,6 +395,11 @@ COMPARABLE = {  # rows of the papers' own network, weights and test; every other
     "simonyan2014_hmdb51": SIMONYAN,
     "wang2016_ucf101": {"tsn_bn_inception", "tsn_bn_inception:tsn3", "tsn_k1", "tsn_max", "tsn_weighted"},
     "wang2016_hmdb51": {"tsn_bn_inception", "tsn_bn_inception:tsn3", "tsn_k1", "tsn_max", "tsn_weighted"},
+    "feichtenhofer2019_table4": {
+        "slow_16x8_r101_charades",
+        "slowfast_16x8_r101_charades",
+        "slowfast_16x8_r101_nl_charades",
+    },
 }
 
 
@@ -461,7 +468,8 @@ def test_videos_of_a_film_or_shooting_are_drawn_together_and_no_artifact_moves()
 
     plan = Plan(parse(SHIPPED))
     drawn = {table for table in SHIPPED["tables"] for spec in specs(plan, table) if spec["resample"] == "group"}
-    assert drawn == set(SHIPPED["tables"]) - {"carreira2017_table3"}  # every clip of Kinetics is of another video
+    alone = {name for name, one in SHIPPED["tables"].items() if one["dataset"] == "kinetics400"}
+    assert drawn == set(SHIPPED["tables"]) - alone  # every clip of Kinetics is of another video
     assert moved(change) == set()
 
 
@@ -555,3 +563,23 @@ def test_a_mended_link_moves_nothing():
         values["datasets"]["hmdb51"]["archives"][0]["urls"] = ["https://example.org/hmdb51_org.rar"]
 
     assert moved(change, "hmdb51") == set()
+
+
+def test_videos_with_several_classes_say_so_in_their_runs_scores_and_tables():
+    plan = Plan(parse(SHIPPED))
+    result = plan.tables["feichtenhofer2019_table4"][0].artifact
+    run = result.inputs["run"]
+    assert (result.config["views"], run.config["labels"], run.config["new_classifier"]) == ("max", "clip", True)
+    assert run.inputs["init"].dataset == "kinetics400"
+    assert table_spec(plan, "feichtenhofer2019_table4")["metric"] == "map"
+    others = [
+        one for name in SHIPPED["tables"] if name != "feichtenhofer2019_table4" for one in plan.needed(name).values()
+    ]
+    assert not any({"views", "labels"} & set(one.config) for one in others)
+
+
+def test_an_svm_that_chooses_one_class_is_not_for_videos_of_several():
+    values = deepcopy(SHIPPED)
+    values["tables"]["feichtenhofer2019_table4"]["protocol"] = "centre_svm"
+    with pytest.raises(ParamsError, match="give the weights by `fusion:`"):
+        parse(values)

@@ -3,6 +3,7 @@ from itertools import product
 
 import numpy as np
 import pytest
+from sklearn.metrics import average_precision_score
 
 from reaction.evaluation.fuse import Predictions
 from reaction.evaluation.statistics import exact_binomial
@@ -381,3 +382,41 @@ def test_a_comparison_says_what_has_not_run_and_refuses_a_name_it_does_not_know(
     assert (missing.words, missing.difference) == ("not run", None)
     with pytest.raises(ValueError, match="'flow', which is none of tsn/rgb, tsn/fusion"):
         build_comparisons(spec(streams=("rgb", "fusion"), comparisons=(("flow", "tsn/rgb"),)), [])
+
+
+def test_videos_with_several_classes_are_compared_by_mean_average_precision():
+    rng = np.random.default_rng(0)
+    labels = (rng.random((80, 5)) < 0.3).astype(int)
+    videos = tuple(f"v{k}" for k in range(80))
+
+    def ranked(method, sharpness):
+        scores = rng.normal(size=labels.shape) + sharpness * labels
+        metrics = {"of": 80, "chance": labels.mean()}
+        return Result(method, "rgb", 1, 0, method, metrics, Predictions(videos, labels, scores))
+
+    results = [ranked("tsn", 1.0), ranked("sharper", 4.0)]
+    described = spec(splits=(1,), methods=("tsn", "sharper"), metric="map", comparisons=(("sharper/rgb", "tsn/rgb"),))
+    claimed = paper({"metric": "map", "value": 60.0})
+    blunt, sharp = build_rows(described, results, [claimed])
+    for row, found in zip((blunt, sharp), results, strict=True):
+        theirs = average_precision_score(labels, found.predictions.scores, average="macro")
+        assert row.metric == "map"
+        assert row.ours == pytest.approx(100 * theirs)
+        assert row.low < row.ours < row.high
+    assert (blunt.published, sharp.published) == (60.0, None)
+    (pair,) = build_comparisons(described, results)
+    assert (pair.metric, pair.mcnemar, pair.gained) == ("map", None, None)
+    assert pair.difference == pytest.approx(sharp.ours - blunt.ours)
+    assert pair.low > 0
+
+
+def test_a_claim_of_the_five_best_is_measured_by_the_five_best():
+    labels = np.arange(20) % 6
+    scores = -np.abs(np.arange(6) - labels[:, None] + 3.0)  # the true class is never the best
+    predictions = Predictions(tuple(f"v{k}" for k in range(20)), labels, scores)
+    one = Result("tsn", "rgb", 1, 0, "run", {"of": 20, "chance": 1 / 6}, predictions)
+    rows = build_rows(spec(splits=(1,)), [one], [paper({"metric": "top1"}, {"metric": "top5"})])
+    order = np.argsort(-scores, axis=1, kind="stable")
+    expected = {k: 100 * (order[:, :k] == labels[:, None]).any(axis=1).mean() for k in (1, 5)}
+    assert expected[5] > expected[1]
+    assert {row.metric: row.ours for row in rows} == pytest.approx({"top1": expected[1], "top5": expected[5]})

@@ -36,7 +36,7 @@ def miniature(shipped: dict[str, Any]) -> dict[str, Any]:
     values["protocols"]["centre"]["segments"] = 2
     values["attention_nets"]["st_attention"] |= {"hidden": 8, "frames_per_video": 2}
     values["tables"] = {"synthetic": values["tables"]["synthetic"] | {"seeds": [0]}}
-    values["figures"] = {}
+    values["figures"], values["cost_figures"] = {}, {}
     return values
 
 
