@@ -54,7 +54,8 @@ def test_snakemake_plans_what_the_plan_says(shipped, table):
     needed = Plan(parse(SHIPPED)).needed(table).values()
     jobs = Counter()
     for artifact in needed:
-        jobs[artifact.rule] += artifact.shards or 1
+        if artifact.config.get("stored", True):  # frames of videos that are read as they are
+            jobs[artifact.rule] += artifact.shards or 1
     plan = planned(shipped, table)
     assert {rule: plan[rule] for rule in jobs} == dict(jobs)
     assert plan["freeze"] == len(needed)
