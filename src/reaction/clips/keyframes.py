@@ -202,7 +202,7 @@ class TrainKeyFrames(_KeyFrames):
         seen = view.pictures(pictures, self.input)[places[0]]
         box, label = self._actors(video, int(key))
         box, kept = view.boxes(box, width, height)
-        item = {"clip": _planes(seen), "box": box, "label": label[kept]}
+        item = {"clip": _clip(seen), "box": box, "label": label[kept]}
         return {name: torch.from_numpy(array) for name, array in item.items()} | {"index": torch.tensor(index)}
 
     def _actors(self, video: Video, frame: int) -> tuple[np.ndarray, np.ndarray]:
@@ -259,15 +259,14 @@ class TestKeyFrames(_KeyFrames):
         video = self.videos[place]
         pictures, places = self._read(video, self.around.indices(keys, video.frames, self.stride))
         height, width = pictures[0].shape[:2]
-        planes = _planes(View(Crop(0, 0, width, height)).pictures(pictures, self.input))  # (3, U, h, w)
-        clip = planes[:, places].transpose(1, 0, 2, 3, 4)  # (K, 3, T, h, w)
-        found = {"clip": torch.from_numpy(np.ascontiguousarray(clip)), "frame": torch.from_numpy(keys)}
+        whole = View(Crop(0, 0, width, height)).pictures(pictures, self.input)  # (U, h, w, 3)
+        found = {"clip": torch.from_numpy(_clip(whole[places])), "frame": torch.from_numpy(keys)}
         return found | {"index": torch.tensor(place)}
 
 
-def _planes(pictures: np.ndarray) -> np.ndarray:
-    """Bytes (T, h, w, 3) to float32 (3, T, h, w) in [-1, 1]."""
-    return np.ascontiguousarray(normalise(pictures).transpose(3, 0, 1, 2))
+def _clip(pictures: np.ndarray) -> np.ndarray:
+    """Bytes (..., T, h, w, 3) to float32 (..., 3, T, h, w) in [-1, 1]."""
+    return normalise(np.ascontiguousarray(np.moveaxis(pictures, -1, -4)))
 
 
 class Batch(NamedTuple):
