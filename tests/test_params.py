@@ -209,3 +209,46 @@ def test_no_block_is_shared():
     """DVC's `exp run --set-param` changes nothing in blocks that share others by anchors, and does not say so."""
     tokens = yaml.scan(Path(__file__).parents[1].joinpath("params.yaml").read_text())
     assert not [token for token in tokens if isinstance(token, yaml.AnchorToken | yaml.AliasToken)]
+
+
+@pytest.mark.parametrize(
+    ("method", "change", "told"),
+    [
+        ("c3d", {"streams": {"flow": "carreira2017_c3d"}}, r"c3d: `flow` is none of rgb"),
+        ("fused3d", {"streams": {"joint": "carreira2017_i3d_rgb"}}, "takes 10 fields"),
+        ("slowfast_4x16_r50", {"streams": {"rgb": "carreira2017_lstm"}}, "multiple of alpha, 8, not 25"),
+        ("i3d", {"pathways": {"depth": 101}}, "pathways of i3d: `depth` is none of"),
+        ("slow_4x16_r50", {"pathways": {"alpha": 4}}, "pathways of slow: `alpha` is none of depth"),
+    ],
+)
+def test_a_network_of_clips_is_given_what_it_takes(values, method, change, told):
+    values["methods"][method] |= change
+    with pytest.raises(ParamsError, match=told):
+        parse(values)
+
+
+def test_short_sides_hold_the_crop(values):
+    values["schedules"]["fast_32"]["short_sides"] = [200, 320]
+    with pytest.raises(ParamsError, match="none below 224"):
+        parse(values)
+
+
+def test_only_networks_of_any_length_are_tested_on_longer_clips(values):
+    values["tables"]["carreira2017_table3"]["methods"].append("two_stream_joint:clips_i3d")
+    with pytest.raises(ParamsError, match="takes no clips of another length"):
+        parse(values)
+
+
+def test_a_transfer_has_its_own_schedule_or_the_methods(values):
+    values["transfers"]["short"] = {"trains": "last"}
+    values["tables"]["feichtenhofer2019_table2"]["methods"] += ["slowfast_4x16_r50@full_ft", "slowfast_4x16_r50@short"]
+    methods = parse(values).methods
+    long, short, own = (methods[f"slowfast_4x16_r50{end}"].streams["rgb"] for end in ("@full_ft", "@short", ""))
+    assert (long.updates, long.epochs, long.decay, long.warmup_epochs, long.rate_batch) == (
+        5000,
+        None,
+        "steps",
+        0,
+        None,
+    )
+    assert short == own.model_copy(update={"trains": "last"})

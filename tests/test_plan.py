@@ -395,11 +395,6 @@ COMPARABLE = {  # rows of the papers' own network, weights and test; every other
     "simonyan2014_hmdb51": SIMONYAN,
     "wang2016_ucf101": {"tsn_bn_inception", "tsn_bn_inception:tsn3", "tsn_k1", "tsn_max", "tsn_weighted"},
     "wang2016_hmdb51": {"tsn_bn_inception", "tsn_bn_inception:tsn3", "tsn_k1", "tsn_max", "tsn_weighted"},
-    "feichtenhofer2019_table4": {
-        "slow_16x8_r101_charades",
-        "slowfast_16x8_r101_charades",
-        "slowfast_16x8_r101_nl_charades",
-    },
 }
 
 
@@ -407,7 +402,9 @@ def test_rows_that_may_be_set_against_a_paper():
     plan = Plan(parse(SHIPPED))
     for table in SHIPPED["tables"]:
         cells = [cell for spec in specs(plan, table) for cell in spec["results"]]
-        assert {cell["method"] for cell in cells if cell["comparable"]} == COMPARABLE.get(table, set()), table
+        of_slowfast = re.fullmatch(r"feichtenhofer2019_table\w+", table)  # the paper's own, all of them
+        expected = {cell["method"] for cell in cells} if of_slowfast else COMPARABLE.get(table, set())
+        assert {cell["method"] for cell in cells if cell["comparable"]} == expected, table
         assert all(cell["comparable"] == (not cell["why"]) for cell in cells)
 
 

@@ -26,6 +26,22 @@ MODALITY = {"rgb": "rgb", "flow": "flow", "rgbdiff": "rgb"}  # the features a st
 READS = {"rgb": ("rgb",), "flow": ("flow",), "rgbdiff": ("rgbdiff",), "joint": ("rgb", "flow")}  # under these names
 MapSource = Literal["learned", "constant", "gradcam-predicted", "gradcam-true"]
 LAYERS = ("Mixed_5b", "Mixed_5c", "Mixed_5d", *(f"Mixed_6{k}" for k in "abcde"), *(f"Mixed_7{k}" for k in "abc"))
+STREAMS_OF = {  # what networks of clips can be given; networks of pictures take any stream but `joint`
+    "convnet_lstm": ("rgb",),
+    "c3d": ("rgb",),
+    "i3d": ("rgb", "flow"),
+    "two_stream_joint": ("joint",),
+    "fused3d": ("joint",),
+    "slowfast": ("rgb", "joint"),
+    "slow": ("rgb",),
+    "fast": ("rgb",),
+    "i3d_resnet": ("rgb",),
+}
+PATHWAYS_OF = {  # which of `pathways:` each network has; of SlowFast all
+    "slow": ("depth", "temporal_res4", "nonlocals", "nonlocal_pool"),
+    "fast": ("depth", "beta", "temporal_res4"),
+    "i3d_resnet": ("depth",),
+}
 ANY_LENGTH = ("i3d", "slowfast", "slow", "fast", "i3d_resnet")  # networks whose weights fit clips of any length
 MULTI_LABEL = ("charades", "ava")  # layouts of datasets whose videos may have several classes
 Fraction = Annotated[float, Field(ge=0, le=1)]
@@ -83,7 +99,6 @@ class Dataset(Model):
         "video", description="what a bootstrap draws: `group` where the videos of a group depend on each other"
     )
     classes: tuple[str, ...] | None = Field(None, description="keep only these classes")
-    stands_in: str | None = Field(None, description="what papers measured on, if it is not what can be had")
     mirror: str | None = Field(None, description="its folder in the mirror")
     archives: tuple[Archive, ...] = ()
     generator: Generator | None = None
@@ -350,6 +365,16 @@ class Place(Model):
     split: Positive
 
 
+class TransferSchedule(Model):
+    """How long and how fast a transfer trains: by steps, from the first update on."""
+
+    updates: Positive
+    steps: tuple[Positive, ...] = Field(description="updates after which the learning rate is multiplied by `factor`")
+    factor: float
+    learning_rate: Annotated[float, Field(gt=0)]
+    batch: Positive
+
+
 class Transfer(Model):
     """What a row `method@transfer` changes of a method: where it starts, what it trains, and for how long."""
 
@@ -357,10 +382,7 @@ class Transfer(Model):
         None, alias="from", description="the method's own run there is the start; unsaid: the method's `weights:`"
     )
     trains: Literal["all", "last"] = "all"
-    updates: Positive
-    steps: tuple[Positive, ...] = Field(description="updates after which the learning rate is multiplied by `factor`")
-    learning_rate: Annotated[float, Field(gt=0)]
-    batch: Positive
+    schedule: TransferSchedule | None = Field(None, description="unsaid: the method's own, or its scale's")
 
 
 class Method(Model):
@@ -410,7 +432,8 @@ class Method(Model):
 
     def transferred(self, name: str, transfer: Transfer) -> "Method":
         """This method, called `name`, as `transfer` would have it."""
-        changed = {"epochs": None, **transfer.model_dump(exclude={"source"})}
+        plain = {"epochs": None, "decay": "steps", "rate_batch": None, "warmup_epochs": 0.0, "warmup_from": 0.0}
+        changed = {"trains": transfer.trains} | (plain | transfer.schedule.model_dump() if transfer.schedule else {})
         streams = {stream: recipe.model_copy(update=changed) for stream, recipe in self.streams.items()}
         start = {} if transfer.source is None else {"init": name, "init_on": transfer.source}
         return self.model_copy(update={"streams": streams} | start)
@@ -500,6 +523,7 @@ class Table(Model):
     seeds: Annotated[tuple[int, ...], AT_LEAST_ONE]
     protocol: str
     papers: tuple[str, ...]
+    stands_in: dict[str, str] = Field({}, description="by dataset: what its papers measured on, if it is not this")
     streams: tuple[Stream | Literal["fusion"], ...] | None = Field(None, description="those that get rows; unsaid: all")
     split_sets: tuple[tuple[Positive, ...], ...] | None = Field(None, description="sets of splits that get a row each")
     maps: bool = Field(False, description="a table beside it says how far the learned maps are from Grad-CAM's")
@@ -507,6 +531,9 @@ class Table(Model):
 
     @model_validator(mode="after")
     def _rows_of_its_datasets(self) -> "Table":
+        own = {self.dataset} if isinstance(self.dataset, str) else set(self.dataset)
+        if not set(self.stands_in) <= own:
+            raise ValueError(f"`stands_in:` is about the table's datasets, {', '.join(sorted(own))}")
         if isinstance(self.methods, dict) and (isinstance(self.dataset, str) or set(self.methods) != set(self.dataset)):
             raise ValueError("`methods:` by dataset are of all the table's datasets and of no other")
         return self
@@ -666,6 +693,7 @@ class Params(Model):
                 raise ValueError(f"{key}.init_on: `init:` says which method's run is the start; name one")
             self._check_place(f"{key}.init_on", method.init_on)
         self._check_features(f"{key}.features", method.features or {})
+        self._check_network(key, method)
         if method.attention is not None:
             self._check_attention(key, method)
         if method.consensus == "weighted" and method.segments < 2:
@@ -691,6 +719,26 @@ class Params(Model):
             trained = self.methods[name]
             if stream not in trained.streams or _of_stream(trained, stream) != _of_stream(method, stream):
                 raise ValueError(f"{key}.{stream}: {name} trains {stream} otherwise; make both alike, or leave it out")
+
+    def _check_network(self, key: str, method: Method) -> None:
+        """Whether the network can be given what the streams hand over."""
+        allowed = STREAMS_OF.get(method.backbone, ("rgb", "flow", "rgbdiff"))
+        alpha = (method.pathways.alpha if method.pathways else None) or 8
+        for stream, recipe in method.streams.items():
+            _known(f"{key}.streams of {method.backbone}", stream, allowed)
+            if method.backbone in ("two_stream_joint", "fused3d") and recipe.stack != 10:
+                raise ValueError(f"{key}.streams.{stream}.stack: {method.backbone} takes 10 fields with each frame")
+            clip = recipe.frames if stream == "joint" else recipe.stack
+            if method.backbone == "slowfast" and clip % alpha:
+                raise ValueError(
+                    f"{key}.streams.{stream}: a clip of SlowFast is a multiple of alpha, {alpha}, not {clip}"
+                )
+            if recipe.short_sides and not method.input <= recipe.short_sides[0] <= recipe.short_sides[1]:
+                raise ValueError(f"{key}.streams.{stream}.short_sides: the lesser first, and none below {method.input}")
+        given = method.pathways.model_dump(exclude_none=True, exclude_unset=True) if method.pathways else {}
+        if method.backbone != "slowfast":
+            for option in given:
+                _known(f"{key}.pathways of {method.backbone}", option, PATHWAYS_OF.get(method.backbone, ()))
 
     def _check_multi_task(self, key: str, method: Method) -> None:
         first, second = method.multi_task.datasets
@@ -775,6 +823,15 @@ class Params(Model):
                 for part in READS[stream]:
                     _known(f"scales.{table.scale}.features", part, self.scales[table.scale].features)
             self._check_fusion(f"{key}.methods.{row}", self.methods[name], protocol)
+            if self.protocols[protocol].stack and self.methods[name].backbone not in (
+                "convnet_lstm",
+                "c3d",
+                *ANY_LENGTH,
+            ):
+                raise ValueError(
+                    f"{key}.methods.{row}: {self.methods[name].backbone} takes no clips of another length than it was "
+                    f"trained on; take a protocol without `stack:`"
+                )
             if self.datasets[table.dataset].multi_label:
                 self._check_multi_label(f"{key}.methods.{row}", self.methods[name], protocol)
             if self.methods[name].multi_task is not None:

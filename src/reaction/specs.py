@@ -252,8 +252,8 @@ def incomparable(params: Params, table: Table, row: str, stream: str) -> list[st
         reasons.append(f"scale {table.scale}")
     if weights.source == "none" and params.weights[described.weights].source != "none":
         reasons.append("no ImageNet weights")
-    if params.datasets[table.dataset].stands_in:
-        reasons.append(params.datasets[table.dataset].stands_in)
+    if table.dataset in table.stands_in:
+        reasons.append(table.stands_in[table.dataset])
     if params.datasets[table.dataset].classes:
         reasons.append(f"{len(params.datasets[table.dataset].classes)} classes only")
     reasons += _stands_in(described, stream)
