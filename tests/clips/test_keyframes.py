@@ -18,7 +18,8 @@ from reaction.clips.keyframes import (
 from reaction.clips.transforms import Crop
 from reaction.data.boxes import Boxes
 from reaction.data.index import Video
-from reaction.training.region_loss import Targets
+from reaction.models.yowo import decode, detect
+from reaction.training.region_loss import Targets, region_loss
 
 torch.set_num_threads(1)
 
@@ -204,6 +205,34 @@ def test_only_annotated_frames_are_trained_on_and_batches_are_the_losss_targets(
     assert targets.box.tolist() == [[0, 0, 0.5, 0.5], [0.5, 0.5, 1, 1], [0, 0, 0.25, 0.25]]
     assert targets.label.tolist() == [4, 1, 4]
     assert batch.index.tolist() == [0, 1]
+
+
+def perfect_output(batch, anchors, cells):
+    """Predictions (B, A (5 + 2), cells, cells) that have each box in its centre's cell, by the anchor most like it."""
+    output = torch.full((len(batch.clip), len(anchors), 7, cells, cells), -20.0)
+    for image, box, label in zip(batch.image, batch.box * cells, batch.label, strict=True):
+        centre, sides = (box[:2] + box[2:]) / 2, box[2:] - box[:2]
+        shared = torch.minimum(anchors, sides).prod(1)
+        anchor = (shared / (anchors.prod(1) + sides.prod() - shared)).argmax()
+        column, row = centre.long().tolist()
+        place = output[image, anchor, :, row, column]
+        place[:2], place[2:4], place[4] = torch.logit(centre - centre.long()), (sides / anchors[anchor]).log(), 20.0
+        place[5 + label] = 20.0
+    return output.flatten(1, 2)
+
+
+def test_boxes_mean_the_same_places_to_the_loss_and_to_detections():
+    boxes = moving(10)
+    anchors = torch.tensor([[1.0, 1.0], [2.0, 4.0], [4.0, 2.0]])
+    clips = train(MemoryShards({"a": painted(boxes)}), {"a": one_tube(boxes, label=1)})
+    batch = next(iter(DataLoader(clips, batch_size=10, collate_fn=collate)))
+    output = perfect_output(batch, anchors, 8)
+    losses = region_loss(output, Targets(batch.image, batch.box, batch.label), anchors)
+    assert losses.total < 1e-6
+    for image in range(10):
+        found = detect(decode(output, anchors), image, width=WIDTH, height=HEIGHT)
+        torch.testing.assert_close(found.box, torch.tensor([boxes[image]], dtype=torch.float32), rtol=0, atol=1e-2)
+        torch.testing.assert_close(found.score, torch.tensor([[0.0, 1.0]]))
 
 
 def test_actors_who_do_several_things_have_one_box():
