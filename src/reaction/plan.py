@@ -546,7 +546,6 @@ def _training(recipe: StreamRecipe, scale: Scale) -> dict[str, Any]:
     """The recipe's schedule under a scale."""
     kept = {"factor", "momentum", "weight_decay", "clip_gradient", "precision", "holdout"}
     kept |= recipe.model_dump(include={"bn_group", "decay", "warmup_from", "precise_bn"}, exclude_defaults=True).keys()
-    kept -= {"bn_group"} if scale.batch else set()  # groups are a share of the recipe's own batch
     length = {"updates": recipe.updates} if recipe.updates and not scale.epochs else None
     batch = scale.batch or recipe.batch
     scaled = recipe.learning_rate * (batch / recipe.rate_batch if recipe.rate_batch else 1)
