@@ -19,6 +19,7 @@ Deviations and choices:
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -265,25 +266,7 @@ class ResNet3D(nn.Module):
 class C2D(ResNet3D):
     """ResNet over the frames of clips (B, channels, T, H, W), which only pooling joins: C2D of Wang et al., table 1."""
 
-    def __init__(
-        self,
-        *,
-        classes: int = 400,
-        channels: int = 3,
-        depth: int = 50,
-        nonlocals: tuple[tuple[int, ...], tuple[int, ...]] = ((), ()),
-        width: float = 1.0,
-        dropout: float = 0.5,
-        size: int = 224,
-    ) -> None:
-        path = Pathway(channels, scaled(64, width), ((1,),) * 5, nonlocals=((), *nonlocals, ()))
-        super().__init__(
-            [path], classes=classes, depth=depth, pool_time=True, nonlocal_kind="softmax", dropout=dropout, size=size
-        )
-
-
-class I3DResNet(ResNet3D):
-    """I3D with a ResNet (Wang et al., section 4.1) over clips (B, channels, T, H, W)."""
+    kernels: ClassVar = ((1,),) * 5
 
     def __init__(
         self,
@@ -296,11 +279,16 @@ class I3DResNet(ResNet3D):
         dropout: float = 0.5,
         size: int = 224,
     ) -> None:
-        kernels = ((5,), (3,), (3, 1), (3, 1), (1, 3))
-        path = Pathway(channels, scaled(64, width), kernels, nonlocals=((), *nonlocals, ()))
+        path = Pathway(channels, scaled(64, width), self.kernels, nonlocals=((), *nonlocals, ()))
         super().__init__(
             [path], classes=classes, depth=depth, pool_time=True, nonlocal_kind="softmax", dropout=dropout, size=size
         )
+
+
+class I3DResNet(C2D):
+    """I3D with a ResNet (Wang et al., section 4.1) over clips (B, channels, T, H, W): C2D with kernels over time."""
+
+    kernels: ClassVar = ((5,), (3,), (3, 1), (3, 1), (1, 3))
 
 
 def inflate(state: Mapping[str, Tensor], network: ResNet3D) -> dict[str, Tensor]:

@@ -101,11 +101,14 @@ class Seen:
     std: tuple[float, ...]
     bgr: bool = False
 
-    def refit(self, state: Mapping[str, Tensor], name: str, *, centred: bool = False) -> dict[str, Tensor]:
+    def refit(
+        self, state: Mapping[str, Tensor], name: str, *, norm: str | None = None, centred: bool = False
+    ) -> dict[str, Tensor]:
         """`state` with the first convolution called `name` refitted to what the clip loader hands over.
 
         The loader gives (q / 255 - 0.5) / 0.5 of bytes q: order, scale and mean move into the weight (O, C, ...) and
-        the bias (O,) or, without one, into the mean that the batch normalisation behind it subtracts. Where the input
+        the bias (O,) or, without one, into the mean `norm` that the batch normalisation behind it subtracts (unsaid:
+        `bn.running_mean` beside `conv.weight`). Where the input
         will be `centred` only the scale moves. Zeros around a padded convolution now stand for mid grey instead of the
         mean colour.
         """
@@ -113,7 +116,7 @@ class Seen:
         sides = (1,) * (weight.dim() - 2)
         mean, std = (weight.new_tensor(values).reshape(-1, *sides) for values in (self.mean, self.std))
         shift = 0 if centred else (weight * (127.5 - mean) / std).flatten(1).sum(1)  # (O,)
-        bias, statistic = name.replace("weight", "bias"), name.replace("conv.weight", "bn.running_mean")
+        bias, statistic = name.replace("weight", "bias"), norm or name.replace("conv.weight", "bn.running_mean")
         moved = {bias: state[bias] + shift} if bias in state else {statistic: state[statistic] - shift}
         return dict(state) | {name: weight * 127.5 / std} | moved
 

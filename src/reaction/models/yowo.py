@@ -293,19 +293,11 @@ def from_branches(darknet: Mapping[str, Tensor] | None, hara: Mapping[str, Tenso
 
 
 def refit(state: Mapping[str, Tensor], seen: Seen) -> dict[str, Tensor]:
-    """`state` with the first convolutions refitted from what they were trained on to what the clip loader hands over.
-
-    That is (q / 255 - 0.5) / 0.5 of bytes q. Scale moves into the weights, mean into the normalisation behind them;
-    zeros around a padded picture now stand for mid grey.
-    """
+    """`state` with the first convolutions of its branches refitted (`Seen.refit`)."""
     refitted = dict(state)
     for conv, norm in FIRST.items():
         if conv in state:
-            weight = state[conv]
-            sides = (1,) * (weight.dim() - 2)
-            mean, std = (weight.new_tensor(values).reshape(-1, *sides) for values in (seen.mean, seen.std))
-            refitted[conv] = weight * 127.5 / std
-            refitted[norm] = state[norm] - (weight * (127.5 - mean) / std).flatten(1).sum(1)
+            refitted = seen.refit(refitted, conv, norm=norm)
     return refitted
 
 
