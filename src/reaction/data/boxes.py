@@ -13,6 +13,7 @@ import numpy as np
 
 from reaction.data.datasets import DatasetError
 from reaction.files import atomic
+from reaction.pickles import ArrayUnpickler, Refused
 
 
 @dataclass(frozen=True)
@@ -110,36 +111,17 @@ def load_pickle(path: Path | str) -> Any:
     Raises DatasetError naming whatever else it asks for, and when it is cut short.
     """
     try:
-        return _ArrayUnpickler(io.BytesIO(Path(path).read_bytes()), encoding="latin1").load()
-    except DatasetError as error:
+        return ArrayUnpickler(io.BytesIO(Path(path).read_bytes()), _MORE).load()
+    except Refused as error:
         raise DatasetError(f"{path}: {error}") from None
     except (pickle.UnpicklingError, EOFError, ValueError, TypeError, AttributeError, IndexError) as error:
         raise DatasetError(f"{path} is damaged or no pickle ({error}): delete it and fetch it again") from error
 
 
-class _ArrayUnpickler(pickle.Unpickler):
-    def find_class(self, module: str, name: str) -> Any:
-        if (module, name) not in _HARMLESS:
-            raise DatasetError(f"it asks for {module}.{name}; only numpy arrays and plain containers are allowed")
-        return _HARMLESS[module, name]
-
-
-def _encode(text: str, encoding: str) -> bytes:
-    """How Python 3 writes bytes, hence the data of arrays, in the pickle protocols of Python 2."""
-    if encoding != "latin1":
-        raise DatasetError(f"it asks for bytes in {encoding}")
-    return text.encode("latin1")
-
-
-_RECONSTRUCT, _SCALAR = np.array(0).__reduce__()[0], np.int64(0).__reduce__()[0]
-_HARMLESS: dict[tuple[str, str], Any] = {
-    ("numpy", "ndarray"): np.ndarray,
-    ("numpy", "dtype"): np.dtype,
-    ("numpy.core.multiarray", "_reconstruct"): _RECONSTRUCT,
-    ("numpy._core.multiarray", "_reconstruct"): _RECONSTRUCT,
+_SCALAR = np.int64(0).__reduce__()[0]
+_MORE: dict[tuple[str, str], Any] = {
     ("numpy.core.multiarray", "scalar"): _SCALAR,
     ("numpy._core.multiarray", "scalar"): _SCALAR,
-    ("_codecs", "encode"): _encode,
     ("builtins", "set"): set,
     ("__builtin__", "set"): set,
 }

@@ -9,12 +9,10 @@ convolution, and `last_layer`, its classifier. Where its public weights saw anot
 `input_bgr`, `input_mean` and `input_std`.
 """
 
-import pickle
 from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import requests
@@ -24,6 +22,7 @@ from torch import Tensor, nn
 
 from reaction import files
 from reaction.models.inception_v3 import expand_first_conv
+from reaction.pickles import ArrayUnpickler
 
 SUFFIXES = (".safetensors", ".pt", ".pth", ".pyth", ".tar", ".pkl")
 CONTAINERS = ("state_dict", "model_state")  # PyTorch's examples and TSN; PySlowFast and pytorchvideo
@@ -216,34 +215,8 @@ def _load_tensors(path: Path) -> object:
 def _load_arrays(path: Path) -> dict[str, Tensor]:
     """The `blobs` of a Caffe2 file, as tensors; strings of Python 2 are bytes in Latin-1."""
     with open(path, "rb") as file:
-        blobs = ArrayUnpickler(file, encoding="latin1").load()["blobs"]
+        blobs = ArrayUnpickler(file, {("collections", "OrderedDict"): OrderedDict}).load()["blobs"]
     return {name: torch.from_numpy(np.array(blob)) for name, blob in blobs.items() if isinstance(blob, np.ndarray)}
-
-
-class ArrayUnpickler(pickle.Unpickler):
-    """Reads NumPy's arrays in dictionaries and lists; refuses a file that names anything else, before it is called."""
-
-    def find_class(self, module: str, name: str) -> Any:
-        allowed = {
-            ("numpy", "dtype"): np.dtype,
-            ("numpy", "ndarray"): np.ndarray,
-            ("numpy.core.multiarray", "_reconstruct"): _empty_array,
-            ("numpy._core.multiarray", "_reconstruct"): _empty_array,  # by NumPy 2
-            ("_codecs", "encode"): _latin1,  # how Python 3 writes bytes for Python 2
-            ("collections", "OrderedDict"): OrderedDict,
-        }
-        if (module, name) not in allowed:
-            raise pickle.UnpicklingError(f"{module}.{name} is no array")
-        return allowed[module, name]
-
-
-def _empty_array(_kind: object, _shape: object, _letter: object) -> np.ndarray:
-    """What pickle fills with an array's shape, type and values."""
-    return np.empty(0)
-
-
-def _latin1(text: str, _encoding: str) -> bytes:
-    return text.encode("latin1")
 
 
 def _classifier(backbone: nn.Module) -> tuple[str, ...]:
