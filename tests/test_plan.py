@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 import yaml
 
+from reaction.artifacts import FILES, KINDS, Run
 from reaction.data import synthetic
 from reaction.params import ParamsError, parse
-from reaction.plan import FILES, KINDS, Plan, Run
+from reaction.plan import Plan
 from reaction.recipes import RECIPES
 from reaction.specs import figure_spec, oracle, table_spec, thesis_files, thesis_spec
 

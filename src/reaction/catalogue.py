@@ -5,9 +5,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from reaction.artifacts import KINDS
 from reaction.files import read_json
 from reaction.params import load
-from reaction.plan import KINDS, Plan
+from reaction.plan import Plan
 
 
 @dataclass(frozen=True)

@@ -14,11 +14,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from reaction.artifacts import KINDS, Artifact
 from reaction.data.fetch import Archive, _places
 from reaction.data.unpack import archive_kind
 from reaction.machine import cores, free_disk, gpus, has_workflow, installed, rar_program, surroundings
 from reaction.params import Params, load
-from reaction.plan import KINDS, Artifact, Plan
+from reaction.plan import Plan
 
 DECODE = 0.001  # a frame, by two decoders, for the index; measured
 JOB = 2.5  # a job's start, most of it the import of torch; measured

@@ -3,15 +3,13 @@
 Unknown keys are errors. Light on purpose: the Snakefile imports this, so nothing here imports torch, OpenCV or HDF5.
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import (
-    BaseModel,
-    ConfigDict,
     Field,
     SerializerFunctionWrapHandler,
     ValidationError,
@@ -20,6 +18,16 @@ from pydantic import (
     model_serializer,
     model_validator,
 )
+
+from reaction.params_detection import (
+    DetectionProtocol,
+    DetectionTable,
+    Detector,
+    DetectorSchedule,
+    check_detection,
+    written_out,
+)
+from reaction.schema import AT_LEAST_ONE, Fraction, Model, Positive, known, looked_up, of_row
 
 Stream = Literal["rgb", "flow", "rgbdiff", "joint"]
 MODALITY = {"rgb": "rgb", "flow": "flow", "rgbdiff": "rgb"}  # the features a stream reads
@@ -44,17 +52,10 @@ PATHWAYS_OF = {  # which of `pathways:` each network has; of SlowFast all
 }
 ANY_LENGTH = ("i3d", "slowfast", "slow", "fast", "i3d_resnet")  # networks whose weights fit clips of any length
 MULTI_LABEL = ("charades", "ava")  # layouts of datasets whose videos may have several classes
-Fraction = Annotated[float, Field(ge=0, le=1)]
-Positive = Annotated[int, Field(gt=0)]
-AT_LEAST_ONE = Field(min_length=1)
 
 
 class ParamsError(ValueError):
     """params.yaml does not say what it should; the message names the key, what it got and what to write."""
-
-
-class Model(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class Archive(Model):
@@ -592,15 +593,6 @@ class Figures(Model):
     shown: Annotated[tuple[Shown, ...], AT_LEAST_ONE]
 
 
-def of_row(row: str, protocol: str) -> tuple[str, str]:
-    """Method and protocol of a table's row `method` or `method:protocol`, where `protocol` is the table's own.
-
-    The method may be `method@transfer`.
-    """
-    method, _, own = row.partition(":")
-    return method, own or protocol
-
-
 class Params(Model):
     """The whole of params.yaml."""
 
@@ -608,16 +600,20 @@ class Params(Model):
     datasets: dict[str, Dataset]
     features: dict[str, Feature]
     weights: dict[str, Weights]
-    schedules: dict[str, StreamRecipe] = {}
-    attention_nets: dict[str, AttentionNet] = {}
+    schedules: dict[str, StreamRecipe] = Field({})
+    attention_nets: dict[str, AttentionNet] = Field({})
     methods: dict[str, Method]
-    transfers: dict[str, Transfer] = {}
+    transfers: dict[str, Transfer] = Field({})
     scales: dict[str, Scale]
     protocols: dict[str, Protocol]
     tables: dict[str, Table]
-    network_tables: dict[str, NetworkTable] = {}
-    figures: dict[str, Figures] = {}
-    cost_figures: dict[str, CostFigure] = {}
+    network_tables: dict[str, NetworkTable] = Field({})
+    figures: dict[str, Figures] = Field({})
+    cost_figures: dict[str, CostFigure] = Field({})
+    detector_schedules: dict[str, DetectorSchedule] = Field({})
+    detectors: dict[str, Detector] = Field({})
+    detection_protocols: dict[str, DetectionProtocol] = Field({})
+    detection_tables: dict[str, DetectionTable] = Field({})
 
     @field_validator("methods", mode="before")
     @classmethod
@@ -627,12 +623,21 @@ class Params(Model):
             return {}  # one of these is wrong and said to be; without it every method would seem wrong too
         if not isinstance(methods, Mapping):
             return methods
-        return {name: _written_out(f"methods.{name}", method, info.data) for name, method in methods.items()}
+        return {name: _method_written_out(f"methods.{name}", method, info.data) for name, method in methods.items()}
+
+    @field_validator("detectors", mode="before")
+    @classmethod
+    def _without_schedules(cls, detectors: Any, info: ValidationInfo) -> Any:
+        """Names of schedules give way to what they stand for."""
+        if "detector_schedules" not in info.data or not isinstance(detectors, Mapping):
+            return detectors if "detector_schedules" in info.data else {}
+        named = info.data["detector_schedules"]
+        return {name: written_out(f"detectors.{name}", one, named) for name, one in detectors.items()}
 
     @model_validator(mode="after")
     def _names_exist(self) -> "Params":
         for table in self.reproduce:
-            _known("reproduce", table, self.tables)
+            known("reproduce", table, self.tables | self.detection_tables)
         self._derive()
         for name, scale in self.scales.items():
             self._check_scale(f"scales.{name}", scale)
@@ -643,15 +648,16 @@ class Params(Model):
                 self._check_table(f"tables.{name}", part)
         for name, table in self.network_tables.items():
             for method, protocol in table.rows.items():
-                _known(f"network_tables.{name}.rows", method, self.methods)
-                _known(f"network_tables.{name}.rows.{method}", protocol, self.protocols)
+                known(f"network_tables.{name}.rows", method, self.methods)
+                known(f"network_tables.{name}.rows.{method}", protocol, self.protocols)
         for name, figure in self.cost_figures.items():
             for method in (method for methods in figure.series.values() for method in methods):
-                _known(f"cost_figures.{name}.series", method, self.methods)
+                known(f"cost_figures.{name}.series", method, self.methods)
             for table in figure.tables:
-                _known(f"cost_figures.{name}.tables", table, self.tables)
+                known(f"cost_figures.{name}.tables", table, self.tables)
         for name, figures in self.figures.items():
             self._check_figures(f"figures.{name}", figures)
+        check_detection(self)
         return self
 
     def _derive(self) -> None:
@@ -661,32 +667,32 @@ class Params(Model):
             derived = of_row(row, "")[0]
             name, _, transfer = derived.partition("@")
             if transfer:
-                _known(f"tables.{key}.methods", name, self.methods)
-                _known(f"tables.{key}.methods", transfer, self.transfers)
+                known(f"tables.{key}.methods", name, self.methods)
+                known(f"tables.{key}.methods", transfer, self.transfers)
                 self.methods[derived] = self.methods[name].transferred(name, self.transfers[transfer])
 
     def _check_scale(self, key: str, scale: Scale) -> None:
         self._check_features(f"{key}.features", scale.features)
         if scale.weights is not None:
-            _known(f"{key}.weights", scale.weights, self.weights)
+            known(f"{key}.weights", scale.weights, self.weights)
         for layer in (one for pair in (scale.layers or {}).items() for one in pair):
-            _known(f"{key}.layers", layer, LAYERS)
+            known(f"{key}.layers", layer, LAYERS)
 
     def _check_features(self, key: str, features: Mapping[str, str]) -> None:
         for stream, feature in features.items():
-            _known(f"{key}.{stream}", feature, self.features)
-            _known(f"{key}", stream, MODALITY)
+            known(f"{key}.{stream}", feature, self.features)
+            known(f"{key}", stream, MODALITY)
             if self.features[feature].modality != MODALITY[stream]:
                 raise ValueError(f"{key}.{stream}: `{feature}` is {self.features[feature].modality}")
 
     def _check_place(self, key: str, place: Place) -> None:
-        _known(f"{key}.dataset", place.dataset, self.datasets)
-        _known(f"{key}.split", place.split, self.datasets[place.dataset].splits)
+        known(f"{key}.dataset", place.dataset, self.datasets)
+        known(f"{key}.split", place.split, self.datasets[place.dataset].splits)
 
     def _check_method(self, key: str, method: Method) -> None:
-        _known(f"{key}.weights", method.weights, self.weights)
+        known(f"{key}.weights", method.weights, self.weights)
         if method.init is not None:
-            _known(f"{key}.init", method.init, self.methods)
+            known(f"{key}.init", method.init, self.methods)
             self._check_init(key, method)
         if method.init_on is not None:
             if method.init is None:
@@ -700,7 +706,7 @@ class Params(Model):
             raise ValueError(f"{key}.consensus: weights need at least two segments")
         for stream, recipe in method.streams.items():
             if recipe.weights is not None:
-                _known(f"{key}.streams.{stream}.weights", recipe.weights, self.weights)
+                known(f"{key}.streams.{stream}.weights", recipe.weights, self.weights)
             if recipe.mean_flow and stream != "flow":
                 raise ValueError(f"{key}.streams.{stream}.mean_flow: only flow has a mean displacement")
             if recipe.jitter and stream != "rgb":
@@ -714,8 +720,8 @@ class Params(Model):
 
     def _check_runs(self, key: str, method: Method) -> None:
         for stream, name in method.runs.items():
-            _known(key, stream, method.streams)
-            _known(f"{key}.{stream}", name, self.methods)
+            known(key, stream, method.streams)
+            known(f"{key}.{stream}", name, self.methods)
             trained = self.methods[name]
             if stream not in trained.streams or _of_stream(trained, stream) != _of_stream(method, stream):
                 raise ValueError(f"{key}.{stream}: {name} trains {stream} otherwise; make both alike, or leave it out")
@@ -725,7 +731,7 @@ class Params(Model):
         allowed = STREAMS_OF.get(method.backbone, ("rgb", "flow", "rgbdiff"))
         alpha = (method.pathways.alpha if method.pathways else None) or 8
         for stream, recipe in method.streams.items():
-            _known(f"{key}.streams of {method.backbone}", stream, allowed)
+            known(f"{key}.streams of {method.backbone}", stream, allowed)
             if method.backbone in ("two_stream_joint", "fused3d") and recipe.stack != 10:
                 raise ValueError(f"{key}.streams.{stream}.stack: {method.backbone} takes 10 fields with each frame")
             clip = recipe.frames if stream == "joint" else recipe.stack
@@ -738,17 +744,17 @@ class Params(Model):
         given = method.pathways.model_dump(exclude_none=True, exclude_unset=True) if method.pathways else {}
         if method.backbone != "slowfast":
             for option in given:
-                _known(f"{key}.pathways of {method.backbone}", option, PATHWAYS_OF.get(method.backbone, ()))
+                known(f"{key}.pathways of {method.backbone}", option, PATHWAYS_OF.get(method.backbone, ()))
 
     def _check_multi_task(self, key: str, method: Method) -> None:
         first, second = method.multi_task.datasets
         if first == second:
             raise ValueError(f"{key}.datasets: {first} twice; name two")
         for dataset in (first, second):
-            _known(f"{key}.datasets", dataset, self.datasets)
-            _known(f"{key}.split", method.multi_task.split, self.datasets[dataset].splits)
+            known(f"{key}.datasets", dataset, self.datasets)
+            known(f"{key}.split", method.multi_task.split, self.datasets[dataset].splits)
         for stream in method.multi_task.streams:
-            _known(f"{key}.streams", stream, method.streams)
+            known(f"{key}.streams", stream, method.streams)
         if method.attention is not None:
             raise ValueError(f"{key}: maps are made of one dataset; `attention:` and `multi_task:` do not go together")
 
@@ -760,14 +766,14 @@ class Params(Model):
             raise ValueError(f"{key}: `attention:` needs `map:` to say how the maps enter the network")
         streams = [set(method.streams)]
         if source is not None:
-            _known(f"{key}.attention.from", source, self.methods)
+            known(f"{key}.attention.from", source, self.methods)
             streams.append(set(self.methods[source].streams))
         if any(found != {"rgb", "flow"} for found in streams):
             raise ValueError(f"{key}.streams: cross attention needs rgb and flow, here and in `attention.from`")
         if method.backbone != "inception_v3":
             raise ValueError(f"{key}.backbone: attention looks at the blocks of inception_v3, not of {method.backbone}")
         for layer in method.attention.layers:
-            _known(f"{key}.attention.layers", layer, LAYERS)
+            known(f"{key}.attention.layers", layer, LAYERS)
         if method.alternation is not None and method.init is not None:
             raise ValueError(f"{key}.init: the first round of `alternation:` starts from `weights:`")
         if method.alternation is not None and method.attention.train_maps == "learned":
@@ -811,17 +817,17 @@ class Params(Model):
         return sources
 
     def _check_table(self, key: str, table: Table) -> None:
-        _known(f"{key}.dataset", table.dataset, self.datasets)
-        _known(f"{key}.scale", table.scale, self.scales)
-        _known(f"{key}.protocol", table.protocol, self.protocols)
+        known(f"{key}.dataset", table.dataset, self.datasets)
+        known(f"{key}.scale", table.scale, self.scales)
+        known(f"{key}.protocol", table.protocol, self.protocols)
         cells = []
         for row in table.methods:
             name, protocol = of_row(row, table.protocol)
-            _known(f"{key}.methods", name, self.methods)
-            _known(f"{key}.methods", protocol, self.protocols)
+            known(f"{key}.methods", name, self.methods)
+            known(f"{key}.methods", protocol, self.protocols)
             for stream in self.methods[name].streams:
                 for part in READS[stream]:
-                    _known(f"scales.{table.scale}.features", part, self.scales[table.scale].features)
+                    known(f"scales.{table.scale}.features", part, self.scales[table.scale].features)
             self._check_fusion(f"{key}.methods.{row}", self.methods[name], protocol)
             if self.protocols[protocol].stack and self.methods[name].backbone not in (
                 "convnet_lstm",
@@ -836,33 +842,33 @@ class Params(Model):
                 self._check_multi_label(f"{key}.methods.{row}", self.methods[name], protocol)
             if self.methods[name].multi_task is not None:
                 trained_on = self.methods[name].multi_task.datasets
-                _known(f"methods.{name}.multi_task.datasets, for {key}", table.dataset, trained_on)
+                known(f"methods.{name}.multi_task.datasets, for {key}", table.dataset, trained_on)
             shown = table.streams or self.methods[name].tested
             cells += [f"{row}/{stream}" for stream in self.methods[name].tested if stream in shown]
         for side in (side for pair in table.comparisons for side in pair):
-            _known(f"{key}.comparisons", side, cells)
+            known(f"{key}.comparisons", side, cells)
         for chosen in table.split_sets or ():
             for split in chosen:
-                _known(f"{key}.split_sets", split, table.splits)
+                known(f"{key}.split_sets", split, table.splits)
         absent = sorted(set(table.splits) - set(self.datasets[table.dataset].splits))
         if absent:
             raise ValueError(f"{key}.splits: {table.dataset} has no split {absent[0]}")
 
     def _check_figures(self, key: str, figures: Figures) -> None:
-        _known(f"{key}.table", figures.table, self.tables)
+        known(f"{key}.table", figures.table, self.tables)
         if len(self.tables[figures.table].parts) > 1:
             raise ValueError(f"{key}.table: {figures.table} has several datasets; figures are of one")
         rows = self.tables[figures.table].methods
         for part in ("before", "after", "end_to_end"):
-            _known(f"{key}.{part}", getattr(figures, part), rows)
+            known(f"{key}.{part}", getattr(figures, part), rows)
         for layer in figures.layers:
-            _known(f"{key}.layers", layer, rows)
+            known(f"{key}.layers", layer, rows)
         for part, row in (("after", figures.after), *(("layers", layer) for layer in figures.layers)):
-            _known(f"{key}.{part}", row, self.methods)  # a method, however it is tested
+            known(f"{key}.{part}", row, self.methods)  # a method, however it is tested
             if self.methods[row].attention is None:
                 raise ValueError(f"{key}.{part}: {row} has no attention to show")
         for part in ("before", "end_to_end"):
-            _known(f"{key}.{part}", getattr(figures, part), self.methods)
+            known(f"{key}.{part}", getattr(figures, part), self.methods)
         if self.methods[figures.end_to_end].alternation is None:
             raise ValueError(f"{key}.end_to_end: {figures.end_to_end} has no `alternation:`")
 
@@ -911,30 +917,18 @@ def _of_stream(method: Method, stream: str) -> Method:
     return method.model_copy(update=alone | own)
 
 
-def _written_out(key: str, method: Any, among: Mapping[str, Any]) -> Any:
+def _method_written_out(key: str, method: Any, among: Mapping[str, Any]) -> Any:
     """A method as read, with schedules and attention networks instead of their names; what is odd stays as it is."""
     if not isinstance(method, Mapping):
         return method
     streams, attention, written = method.get("streams"), method.get("attention"), dict(method)
     if isinstance(streams, Mapping):
         named = among["schedules"]
-        written["streams"] = {one: _looked_up(f"{key}.streams.{one}", streams[one], named) for one in streams}
+        written["streams"] = {one: looked_up(f"{key}.streams.{one}", streams[one], named) for one in streams}
     if isinstance(attention, Mapping) and "net" in attention:
-        net = _looked_up(f"{key}.attention.net", attention["net"], among["attention_nets"])
+        net = looked_up(f"{key}.attention.net", attention["net"], among["attention_nets"])
         written["attention"] = {**attention, "net": net}
     return written
-
-
-def _looked_up(key: str, given: Any, among: Mapping[str, Any]) -> Any:
-    if not isinstance(given, str):
-        return given
-    _known(key, given, among)
-    return among[given]
-
-
-def _known(key: str, name: Any, among: Collection[Any]) -> None:
-    if name not in among:
-        raise ValueError(f"{key}: `{name}` is none of {', '.join(map(str, among))}")
 
 
 def parse(values: Mapping[str, Any]) -> Params:

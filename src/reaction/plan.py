@@ -5,13 +5,12 @@ it, and the folders of the artifacts it is made from. A changed parameter is ano
 taken for new, and nothing old is lost. Light on purpose: the Snakefile imports this.
 """
 
-import hashlib
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping
+from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
-from reaction.files import canonical_json
+from reaction.artifacts import Artifact, Result, Run, split_name
 from reaction.params import (
     READS,
     Attention,
@@ -25,113 +24,17 @@ from reaction.params import (
     Weights,
     of_row,
 )
-from reaction.recipes import RECIPES
+from reaction.plan_detection import detection_results
 
 OTHER = {"rgb": "flow", "flow": "rgb"}
 CLIPS = ("convnet_lstm", "c3d", "i3d")  # networks that take a clip, whose `stack` is its length
-KINDS = {
-    "fetch": "data",
-    "index": "data",
-    "frames": "features",
-    "flow": "features",
-    "train": "models",
-    "gradcam": "attention",
-    "attention_net": "attention",
-    "attend": "attention",
-    "agree": "attention",
-    "score": "scores",
-    "fuse": "scores",
-}
-METRICS = ("metrics.json", "per_class.csv", "confusion.csv", "confusion.png")
-FILES = {
-    "fetch": ("videos.csv",),
-    "index": ("index.csv", "classes.txt", "official.json", "quarantine.csv"),
-    "train": ("model.safetensors", "history.csv", "metrics.json", "provenance.json"),
-    "attention_net": ("attention_net.safetensors", "history.csv", "metrics.json", "provenance.json"),
-    "agree": ("metrics.json",),
-    "score": ("scores.h5", "provenance.json", *METRICS),
-    "fuse": ("fusion.h5", *METRICS),
-}
-UNSTORED = ("config.json",)  # of features that are decoded from the videos when they are read
-
-
-@dataclass(frozen=True, eq=False)
-class Artifact:
-    """Something the workflow makes: one folder, one rule, one frozen config."""
-
-    rule: str
-    dataset: str
-    name: str
-    config: Mapping[str, Any]
-    inputs: Mapping[str, "Artifact"] = field(default_factory=dict)
-    shards: int = 0
-    hints: Mapping[str, Any] = field(default_factory=dict)  # what changes no result, such as a URL
-
-    @cached_property
-    def frozen(self) -> dict[str, Any]:
-        """What config.json holds."""
-        return self._identity | {"hints": self.hints}
-
-    @cached_property
-    def _identity(self) -> dict[str, Any]:
-        return {
-            "rule": self.rule,
-            "recipe": RECIPES[self.rule],
-            "dataset": self.dataset,
-            "name": self.name,
-            "config": self.config,
-            "inputs": {role: source.folder for role, source in self.inputs.items()},
-        }
-
-    @cached_property
-    def folder(self) -> str:
-        digest = hashlib.sha256(canonical_json(self._identity).encode()).hexdigest()[:8]
-        return f"results/{KINDS[self.rule]}/{self.dataset}/{self.name}-{digest}"
-
-    @property
-    def files(self) -> list[str]:
-        """The files whose presence says that the artifact is made."""
-        names = [f"shard-{k:03d}.h5" for k in range(self.shards)] or FILES.get(self.rule, UNSTORED)
-        return [f"{self.folder}/{name}" for name in names]
-
-    @property
-    def provenance(self) -> list[str]:
-        """The files that say what it took to make this, of a rule that writes them."""
-        names = [f"provenance-{k:03d}.json" for k in range(self.shards)] or ["provenance.json"]
-        return [f"{self.folder}/{name}" for name in names]
-
-    def files_for(self, reader: "Artifact", shard: str | None) -> list[str]:
-        """The files that a job reads which makes one shard of `reader`, or all of it.
-
-        A video has the same shard number in every artifact of as many shards.
-        """
-        alike = shard is not None and self.shards == reader.shards
-        return [self.files[int(shard)]] if alike else self.files
-
-    def with_ancestors(self, seen: set[str] | None = None) -> Iterator["Artifact"]:
-        """What this is made from and itself, each once, in an order in which they can be made; `seen` are left out."""
-        seen = set() if seen is None else seen
-        if self.folder in seen:
-            return
-        seen.add(self.folder)
-        for source in self.inputs.values():
-            yield from source.with_ancestors(seen)
-        yield self
-
-
-@dataclass(frozen=True)
-class Result:
-    """One cell of a table: the tested run of a method, or the fusion of its streams."""
-
-    method: str
-    stream: str
-    split: int
-    seed: int
-    artifact: Artifact
 
 
 class Plan:
-    """All artifacts that the tables of `params` ask for, by folder; `tables` maps each table to its results."""
+    """All artifacts that the tables of `params` ask for, by folder.
+
+    `tables` maps each table to its results, and `detections` each table of detections.
+    """
 
     def __init__(self, params: Params) -> None:
         self.params = params
@@ -141,16 +44,19 @@ class Plan:
             name: [result for part in table.parts for result in self._results(part)]
             for name, table in params.tables.items()
         }
+        self.detections = {name: detection_results(self, table) for name, table in params.detection_tables.items()}
 
     @cached_property
     def artifacts(self) -> dict[str, Artifact]:
         seen: set[str] = set()
-        asked = [one for name in self.tables for one in self.asked(name)]
+        asked = [one for name in self.tables | self.detections for one in self.asked(name)]
         asked += [one for name in self.params.figures for one in self.drawn(name)]
         return {artifact.folder: artifact for one in asked for artifact in one.with_ancestors(seen)}
 
     def asked(self, table: str) -> list[Artifact]:
         """The artifacts that a table reads."""
+        if table in self.detections:
+            return [one.artifact for one in self.detections[table]]
         return [one.artifact for one in (*self.tables[table], *self.agreements(table))]
 
     def needed(self, table: str) -> dict[str, Artifact]:
@@ -203,7 +109,7 @@ class Plan:
                         results.append(Result(row, stream, split, seed, artifact))
         return results
 
-    def _once(self, artifact: Artifact) -> Artifact:
+    def once(self, artifact: Artifact) -> Artifact:
         """The first artifact made with this folder, so that equal ones are one object and are hashed once."""
         return self._made.setdefault(artifact.folder, artifact)
 
@@ -217,7 +123,7 @@ class Plan:
             config = {"dataset": dataset, "source": "archives", "archives": wanted}
             found = [one.model_dump(mode="json") for one in described.archives]
             hints = {"mirror": described.mirror, "archives": found}
-        return self._once(Artifact("fetch", dataset, "videos", config, hints=hints))
+        return self.once(Artifact("fetch", dataset, "videos", config, hints=hints))
 
     def index(self, dataset: str) -> Artifact:
         described = self.params.datasets[dataset]
@@ -228,7 +134,7 @@ class Plan:
             "splits": [split_name(split) for split in described.splits],
             "missing": described.missing,
         }
-        return self._once(Artifact("index", dataset, "index", config, {"videos": self.videos(dataset)}))
+        return self.once(Artifact("index", dataset, "index", config, {"videos": self.videos(dataset)}))
 
     def features(self, dataset: str, feature: str) -> Artifact:
         described = self.params.features[feature]
@@ -237,7 +143,7 @@ class Plan:
         config |= {"shards": shards} if shards else {}
         rule = {"rgb": "frames", "flow": "flow"}[described.modality]
         inputs = {"index": self.index(dataset), "videos": self.videos(dataset)}
-        return self._once(Artifact(rule, dataset, feature, config, inputs, shards))
+        return self.once(Artifact(rule, dataset, feature, config, inputs, shards))
 
     def run(self, run: "Run", stream: str) -> Artifact:
         """A trained network."""
@@ -255,7 +161,7 @@ class Plan:
             inputs["maps"] = self._maps(run, OTHER[stream], train_maps)
         task = _other_task(method, stream, run.dataset)
         config = self._run_config(run, stream, train_maps) | ({"multi_task": task} if task else {})
-        return self._once(Artifact("train", run.dataset, _run_name(run, stream), config, inputs))
+        return self.once(Artifact("train", run.dataset, _run_name(run, stream), config, inputs))
 
     def _rounds(self, run: "Run") -> int:
         """How many rounds an alternation has; its streams train for equally many epochs."""
@@ -286,7 +192,7 @@ class Plan:
         epochs, length = config["training"]["epochs"], method.alternation.epochs_per_round
         own = {"epochs": min(length, epochs - number * length), "first_epoch": number * length}
         config["training"] |= {key: value for key, value in own.items() if value or key == "epochs"}
-        return self._once(Artifact("train", run.dataset, f"{_run_name(run, stream)}-round{number}", config, inputs))
+        return self.once(Artifact("train", run.dataset, f"{_run_name(run, stream)}-round{number}", config, inputs))
 
     def inputs_of(self, run: "Run", stream: str) -> dict[str, Artifact]:
         """What every artifact of a stream is made from."""
@@ -421,7 +327,7 @@ class Plan:
         shards = (own or self.params.datasets[run.dataset].shards) if sharded else 0
         where = {"layer": layers[0]} if len(layers) == 1 else {"layers": layers}
         where |= {"shards": own} if own and sharded else {}
-        return self._once(Artifact(rule, run.dataset, name, where | config, inputs, shards))
+        return self.once(Artifact(rule, run.dataset, name, where | config, inputs, shards))
 
     def layers(self, run: "Run") -> list[str]:
         """The layers that a run's maps come from, at its scale."""
@@ -457,7 +363,7 @@ class Plan:
         inputs = self.inputs_of(run, stream) | {"run": self.run(run, stream)}
         if reads is not None:
             inputs["maps"] = self._maps(run, OTHER[stream], reads, "test" if part == "test" else "train")
-        return self._once(Artifact("score", run.dataset, name, config, inputs))
+        return self.once(Artifact("score", run.dataset, name, config, inputs))
 
     def fusion(self, run: "Run") -> Artifact:
         """The streams' scores in one: a weighted mean, or an SVM's."""
@@ -477,7 +383,7 @@ class Plan:
         if part := "heldout" if protocol.sweep else "train" if protocol.svm else None:
             scores |= {f"{part}_{stream}": self.scores(run, stream, part) for stream in streams}
         name = f"{run.method}-fusion-{split_name(run.split)}-seed{run.seed}-{run.scale}-{run.protocol}"
-        return self._once(Artifact("fuse", run.dataset, name, config, {"index": self.index(run.dataset)} | scores))
+        return self.once(Artifact("fuse", run.dataset, name, config, {"index": self.index(run.dataset)} | scores))
 
     def runs(self, table: Table, row: str) -> list["Run"]:
         """A row's runs, one for each split and seed."""
@@ -505,28 +411,6 @@ class Plan:
         maps = [self.learned(run.of(figures.after), "rgb")]
         maps += [one for of_kind in self.maps_shown(run, figures) for one in of_kind]
         return [self.inputs_of(run, "rgb")["features"], *fused, *trained, *maps]
-
-
-@dataclass(frozen=True)
-class Run:
-    """What is trained and how it is tested; a stream of it makes artifacts."""
-
-    dataset: str
-    method: str
-    split: int
-    seed: int
-    scale: str
-    protocol: str
-
-    def of(self, method: str) -> "Run":
-        return replace(self, method=method)
-
-    def tested_by(self, protocol: str) -> "Run":
-        return replace(self, protocol=protocol)
-
-
-def split_name(split: int) -> str:
-    return f"split{split}"
 
 
 def _stack(method: Method, stream: str, scale: Scale) -> int:

@@ -16,4 +16,8 @@ RECIPES: dict[str, int] = {
     "agree": 2,
     "score": 1,
     "fuse": 1,
+    "train_detector": 1,
+    "detect": 1,
+    "link": 1,
+    "evaluate": 1,
 }

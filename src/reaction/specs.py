@@ -8,8 +8,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from reaction.artifacts import KINDS, Artifact, Result, Run
 from reaction.params import READS, CostFigure, Dataset, Figures, Method, Params, Table, of_row
-from reaction.plan import KINDS, Artifact, Plan, Result, Run, shown, views
+from reaction.plan import Plan, shown, views
 
 
 def table_spec(plan: Plan, name: str) -> dict[str, Any]:

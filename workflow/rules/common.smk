@@ -2,7 +2,7 @@
 
 from snakemake.exceptions import WorkflowError
 
-from reaction import committed, files, marks, params, plan, specs
+from reaction import artifacts, committed, files, marks, params, plan, specs
 
 
 def read_params(values):
@@ -15,7 +15,7 @@ def read_params(values):
 PARAMS = read_params(config)
 PLAN = plan.Plan(PARAMS)
 # A mark of a killed run makes Snakemake 9.27 leave out what hangs below a file by `ancient`: reaction.marks has it all.
-marks.forget(set(plan.KINDS.values()))
+marks.forget(set(artifacts.KINDS.values()))
 # Tables that came with git may be of other parameters, which Snakemake cannot see.
 committed.set_back(PLAN)
 
@@ -55,7 +55,7 @@ def frozen(wildcards):
 
 def files_of(kind):
     """The files of this kind of artifact that the tables under `reproduce:` and their figures need."""
-    made = [one for one in PLAN.reproduced() if plan.KINDS[one.rule] == kind]
+    made = [one for one in PLAN.reproduced() if artifacts.KINDS[one.rule] == kind]
     return [file for one in made for file in one.files]
 
 

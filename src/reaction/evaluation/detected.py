@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import h5py
@@ -53,18 +54,14 @@ def write_detected(path: Path | str, found: Iterator[tuple[str, NDArray, NDArray
     """
     videos, first = [], [0]
     with atomic(Path(path)) as partial, h5py.File(partial, "w", track_order=False) as file:
-        for name, dtype, shape in (
-            ("frame", np.int64, ()),
-            ("box", np.float32, (4,)),
-            ("score", np.float32, (classes,)),
-        ):
-            file.create_dataset(
-                name, (0, *shape), dtype, maxshape=(None, *shape), chunks=(4096, *shape), compression="lzf"
-            )
+        kinds = {"frame": (np.int64, ()), "box": (np.float32, (4,)), "score": (np.float32, (classes,))}
+        for name, (dtype, width) in kinds.items():
+            stored = {"maxshape": (None, *width), "chunks": (4096, *width), "compression": "lzf"}
+            file.create_dataset(name, (0, *width), dtype, **stored)
         for video, *columns in found:
             videos.append(video)
             first.append(first[-1] + len(columns[0]))
-            for name, column in zip(("frame", "box", "score"), columns, strict=True):
+            for name, column in zip(kinds, columns, strict=True):
                 file[name].resize(first[-1], axis=0)
                 file[name][first[-2] :] = column
         file.create_dataset("video", data=videos, dtype=h5py.string_dtype(), shape=(len(videos),))
@@ -80,7 +77,7 @@ def read_detected(path: Path | str) -> Detected:
 
 
 def write_tubes(path: Path | str, videos: Sequence[str], tubes: Sequence[Tube]) -> None:
-    """Write tubes.h5: of each tube its video's place in `videos`, label, start and score; its boxes one after another."""
+    """Write tubes.h5: of each tube its video's place in `videos`, label, start and score; all boxes, tube by tube."""
     lengths = [len(tube.box) for tube in tubes]
     with atomic(Path(path)) as partial, h5py.File(partial, "w", track_order=False) as file:
         file.create_dataset("videos", data=list(videos), dtype=h5py.string_dtype(), shape=(len(videos),))
@@ -96,6 +93,6 @@ def read_tubes(path: Path | str) -> tuple[tuple[str, ...], list[Tube]]:
     with h5py.File(path, "r") as file:
         videos, first, box = tuple(file["videos"].asstr()[:]), file["first"][:], file["box"][:]
         columns = [file[name][:].tolist() for name in ("video", "label", "start", "score")]
-    spans = zip(first[:-1], first[1:], strict=True)
+    spans = pairwise(first)
     rows = zip(*columns, spans, strict=True)
     return videos, [Tube(v, label, start, box[a:b], score) for v, label, start, score, (a, b) in rows]
