@@ -40,6 +40,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -132,26 +133,23 @@ def train(
     the next epoch would pass it or at SIGTERM, TrainingError when the loss is not finite, CheckpointError for another
     run's state.
     """
-    started = saved = time.monotonic()
     fabric, layout = launch(recipe.precision), Layout()
     if fabric.world_size > 1 or recipe.bn_group is not None:
         regroup(model, layout)
     groups = parameter_groups(model, recipe.weight_decay)
     sgd = torch.optim.SGD(groups, lr=recipe.learning_rate, momentum=recipe.momentum)
     network, optimizer = fabric.setup(model, sgd)
-    state, path = State(model, sgd, fabric), checkpoints / checkpoint.LAST
-    state.resume(path, identity)
-
-    with _until_sigterm() as terminated:
-        for epoch in range(recipe.first_epoch + len(state.history), recipe.last):
+    session = Session(State(model, sgd, fabric), checkpoints / checkpoint.LAST, identity, stop_after, report)
+    with session.epochs(recipe.first_epoch, recipe.last) as epochs:
+        for epoch in epochs:
             clips.set_epoch(epoch)
             batches = epoch_batches(len(clips), recipe.batch, seed=seed, epoch=epoch)
             mine = [shares(batch, fabric.world_size, recipe.bn_group)[fabric.global_rank] for batch in batches]
-            progress = Progress(epoch, recipe.last, len(batches), report if fabric.is_global_zero else _silent)
             network.train()
-            torch.manual_seed(_seed(seed, epoch, fabric.global_rank))  # dropout
-            first = state.enter(progress)
-            for step, item in enumerate(_load(clips, [s.videos for s in mine[first:]], workers, fabric), first):
+            torch.manual_seed(derived_seed(seed, epoch, fabric.global_rank))  # dropout
+            progress = session.begin(epoch, len(batches), ("loss", "top1"))
+            first = progress.step
+            for step, item in enumerate(load(clips, [s.videos for s in mine[first:]], workers, fabric), first):
                 layout.share = mine[step]
                 rate = recipe.rate(epoch + (step + 0.5) / len(batches))  # mid-step: a warm-up's first step moves
                 for group in sgd.param_groups:
@@ -164,21 +162,11 @@ def train(
                     fabric.clip_gradients(network, optimizer, max_norm=recipe.clip_gradient, error_if_nonfinite=False)
                 optimizer.step()
                 optimizer.zero_grad()
-                progress.add(_sums(losses.detach(), logits.detach(), labels), item["clip"], layout.counts)
-                if step + 1 < len(batches) and _anywhere(terminated(), fabric):
-                    state.save(path, identity, within=progress)
-                    raise StopEarly(f"SIGTERM in epoch {epoch + 1} of {recipe.last}: run the same command to go on")
+                sums = _sums(losses.detach(), logits.detach(), labels)
+                session.count(progress, sums, item["clip"].shape[0] * item["clip"].shape[1], layout.counts)
             measured = {} if heldout is None else measure(model, heldout, recipe.batch, workers, fabric, tasks)
-            state.add(progress.row(fabric, rate, measured))
-            progress.line(state.history[-1])
-            late = _out_of_time(started, state.history[-1]["seconds"], stop_after) or terminated()
-            stopping, finished = _anywhere(late, fabric), epoch + 1 == recipe.last
-            if finished or stopping or _anywhere(time.monotonic() - saved >= SECONDS_BETWEEN_CHECKPOINTS, fabric):
-                state.save(path, identity)
-                saved = time.monotonic()
-            if stopping and not finished:
-                raise StopEarly(f"stopped after epoch {epoch + 1} of {recipe.last}: run the same command to go on")
-    return state.history, state.best
+            session.end(progress, rate, measured)
+    return session.state.history, session.state.best
 
 
 @torch.no_grad()
@@ -193,7 +181,7 @@ def measure(
     mine = list(range(len(heldout)))[fabric.global_rank :: fabric.world_size]
     size = max(1, batch // fabric.world_size)
     precision, sums = fabric.strategy.precision, torch.zeros(3, device=fabric.device)  # loss, correct, videos
-    for item in _load(heldout, [mine[i : i + size] for i in range(0, len(mine), size)], workers, fabric):
+    for item in load(heldout, [mine[i : i + size] for i in range(0, len(mine), size)], workers, fabric):
         clip, maps = precision.convert_input((item["clip"], item.get("map")))
         with precision.forward_context():
             logits = model(clip, maps).float()  # (B, classes)
@@ -247,7 +235,7 @@ class State:
     """A training between two epochs, or two steps of one: what a killed one goes on from."""
 
     model: nn.Module
-    sgd: torch.optim.Optimizer
+    optimizer: torch.optim.Optimizer
     fabric: Fabric
     history: list[dict[str, float]] = field(default_factory=list)
     best: dict[str, Tensor] = field(default_factory=dict)
@@ -268,7 +256,7 @@ class State:
         here = None if within is None else _everywhere(within.state() | random, self.fabric)
         scaler = self.fabric.strategy.precision.state_dict()  # empty but for fp16
         networks = {"model": self.model.state_dict(), "best": self.best}
-        state = networks | {"optimizer": self.sgd.state_dict(), "scaler": scaler, "history": self.history}
+        state = networks | {"optimizer": self.optimizer.state_dict(), "scaler": scaler, "history": self.history}
         if self.fabric.is_global_zero:
             checkpoint.save(path, state | {"within": here}, identity=identity)
         self.fabric.barrier()
@@ -279,20 +267,73 @@ class State:
         if state is None:
             return
         self.model.load_state_dict(state["model"])
-        self.sgd.load_state_dict(state["optimizer"])
+        self.optimizer.load_state_dict(state["optimizer"])
         self.fabric.strategy.precision.load_state_dict(state["scaler"])
         self.history, self.best = state["history"], state["best"]
         self.within = state.get("within")  # older states have none
 
-    def enter(self, progress: "Progress") -> int:
-        """The step to begin the epoch with: the first, unless it was left on the way."""
+    def enter(self, progress: "Progress") -> None:
+        """Go on within the epoch, if it was left on the way."""
         here, self.within = self.within, None
         if here is None:
-            return 0
+            return
         if len(here) == self.fabric.world_size:
             _generator(self.fabric).set_state(here[self.fabric.global_rank]["random"])
         progress.resume(here, self.fabric)
-        return progress.step
+
+
+@dataclass
+class Session:
+    """The epochs of a training: counted, reported and saved at `path`, and when to stop between two of them.
+
+    `stop_after` is in minutes. See `train` for what is raised.
+    """
+
+    state: State
+    path: Path
+    identity: str
+    stop_after: float | None
+    report: Callable[[str], None]
+    started: float = field(default_factory=time.monotonic)
+    saved: float = field(default_factory=time.monotonic)
+    last: int = 0
+    _terminated: Callable[[], bool] = bool
+
+    @contextmanager
+    def epochs(self, first: int, last: int) -> Iterator[range]:
+        """Those of `first` to `last` that a saved training has not been through; SIGTERM then ends a step first."""
+        self.state.resume(self.path, self.identity)
+        self.last = last
+        with _until_sigterm() as self._terminated:
+            yield range(first + len(self.state.history), last)
+
+    def begin(self, epoch: int, steps: int, names: Sequence[str]) -> "Progress":
+        """Where an epoch of `steps` stands, to be gone on from there, with sums called `names`."""
+        report = self.report if self.state.fabric.is_global_zero else _silent
+        progress = Progress(epoch, self.last, steps, names, report)
+        self.state.enter(progress)
+        return progress
+
+    def count(self, progress: "Progress", sums: Tensor, images: int, counts: float = 1.0) -> None:
+        """Enter a step (`Progress.add`); at SIGTERM save the training and raise StopEarly."""
+        progress.add(sums, images, counts)
+        if progress.step < progress.steps and _anywhere(self._terminated(), self.state.fabric):
+            self.state.save(self.path, self.identity, within=progress)
+            raise StopEarly(f"SIGTERM in epoch {progress.epoch + 1} of {self.last}: run the same command to go on")
+
+    def end(self, progress: "Progress", rate: float, measured: dict[str, float] | None = None) -> None:
+        """Enter an epoch, save it if it is time, and raise StopEarly if there is none left."""
+        fabric, epoch = self.state.fabric, progress.epoch
+        self.state.add(progress.row(fabric, rate, measured or {}))
+        row = self.state.history[-1]
+        progress.line(row)
+        late = _out_of_time(self.started, row["seconds"], self.stop_after) or self._terminated()
+        stopping, finished = _anywhere(late, fabric), epoch + 1 == self.last
+        if finished or stopping or _anywhere(time.monotonic() - self.saved >= SECONDS_BETWEEN_CHECKPOINTS, fabric):
+            self.state.save(self.path, self.identity)
+            self.saved = time.monotonic()
+        if stopping and not finished:
+            raise StopEarly(f"stopped after epoch {epoch + 1} of {self.last}: run the same command to go on")
 
 
 def launch(precision: str) -> Fabric:
@@ -318,7 +359,7 @@ def epoch_batches(count: int, batch: int, *, seed: int, epoch: int) -> list[list
     """The epoch's batches over all processes: a permutation of range(count), cut; a last batch of one is dropped."""
     if count < 2 or batch < 2:
         raise TrainingError(f"training needs batches of at least 2 videos, got {count} videos and a batch of {batch}")
-    generator = torch.Generator().manual_seed(_seed(seed, epoch))
+    generator = torch.Generator().manual_seed(derived_seed(seed, epoch))
     order = torch.randperm(count, generator=generator).tolist()
     batches = [order[i : i + batch] for i in range(0, count, batch)]
     return batches if len(batches[-1]) > 1 else batches[:-1]
@@ -327,17 +368,17 @@ def epoch_batches(count: int, batch: int, *, seed: int, epoch: int) -> list[list
 class Progress:
     """Sums of one epoch, and lines about it: one at its end, and one each half minute inside a long one."""
 
-    def __init__(self, epoch: int, last: int, steps: int, report: Callable[[str], None]) -> None:
-        self.epoch, self.last, self.steps, self.report = epoch, last, steps, report
+    def __init__(self, epoch: int, last: int, steps: int, names: Sequence[str], report: Callable[[str], None]) -> None:
+        self.epoch, self.last, self.steps, self.names, self.report = epoch, last, steps, names, report
         self.started = self.told = time.monotonic()
         self.step = self.images = 0
-        self.sums: Tensor | float = 0.0  # loss, correct, videos: stays on the device, which is not waited for
+        self.sums: Tensor | float = 0.0  # a sum for each name, videos: on the device, which is not waited for
 
-    def add(self, sums: Tensor, clip: Tensor, counts: float) -> None:
-        """Count one step: its `_sums` and its clip (B, K, ...); `counts` is 0 where they are a stand-in's."""
+    def add(self, sums: Tensor, images: int, counts: float = 1.0) -> None:
+        """Count one step: its sums, the number of videos last; `counts` is 0 where they are a stand-in's."""
         self.sums = self.sums + counts * sums
         self.step += 1
-        self.images += clip.shape[0] * clip.shape[1]
+        self.images += images
         if counts and time.monotonic() - self.told >= SECONDS_BETWEEN_LINES:
             self.line(self._means(self.sums))
 
@@ -359,8 +400,8 @@ class Progress:
         self.started -= processes[0]["seconds"]
 
     def _means(self, sums: Tensor) -> dict[str, float]:
-        loss, correct, videos = sums.tolist()
-        return {"loss": loss / videos, "top1": correct / videos}
+        *values, videos = sums.tolist()
+        return {name: value / videos for name, value in zip(self.names, values, strict=True)}
 
     def _seconds(self) -> float:
         return round(time.monotonic() - self.started, 3)
@@ -371,10 +412,14 @@ class Progress:
         elapsed = max(self.told - self.started, 1e-9)
         left = elapsed / self.step * (self.steps * (self.last - self.epoch) - self.step)
         where = f"epoch {self.epoch + 1}/{self.last} step {self.step}/{self.steps}"
-        numbers = f"loss {row['loss']:.4f}  top-1 {100 * row['top1']:.1f} %"
+        numbers = "  ".join(_shown(name, row[name]) for name in self.names)
         if "val_top1" in row:
             numbers += f"  held out {row['val_loss']:.4f}, {100 * row['val_top1']:.1f} %"
         self.report(f"{where}  {numbers}  {self.images / elapsed:.0f} images/s  {_clock(left)} left")
+
+
+def _shown(name: str, value: float) -> str:
+    return f"top-1 {100 * value:.1f} %" if name == "top1" else f"{name} {value:.4f}"
 
 
 def _clock(seconds: float) -> str:
@@ -386,7 +431,8 @@ def _silent(line: str) -> None:
     pass
 
 
-def _seed(*numbers: int) -> int:
+def derived_seed(*numbers: int) -> int:
+    """A seed for one use, from the run's and what tells the use from others."""
     return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> 1)  # torch takes signed 64 bits
 
 
@@ -442,12 +488,15 @@ def _ignore_sigterm(worker: int) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
-def _load(clips: Dataset, batches: list[list[int]], workers: int, fabric: Fabric) -> Iterator[dict[str, Tensor]]:
+def load(
+    clips: Dataset, batches: list[list[int]], workers: int, fabric: Fabric, collate: Callable | None = None
+) -> Iterator[Any]:
+    """Batches of items on the device, made by `collate`, if it is not PyTorch's."""
     # A loader per epoch: worker processes copy the dataset, and with it the epoch it is set to.
     generator = torch.Generator()  # without one the loader draws from the global stream that dropout uses
     on_gpu = fabric.device.type == "cuda"
     options = {"pin_memory": on_gpu, "generator": generator, "worker_init_fn": _ignore_sigterm}
-    loader = DataLoader(clips, batch_sampler=batches, num_workers=workers, **options)
+    loader = DataLoader(clips, batch_sampler=batches, num_workers=workers, collate_fn=collate, **options)
     for item in loader:
         yield fabric.to_device(item)
 
