@@ -202,6 +202,9 @@ def test_broken_off_file_gives_its_frames_with_a_warning(folder):
     assert facts.decoder == "pyav"
     assert facts.warning.startswith(f"breaks off after {facts.frames} frames")
     assert numbers(broken) == list(range(facts.frames))
+    damage = []
+    assert sum(len(chunk) for chunk in chunks(broken, decoder="pyav", damage=damage)) == facts.frames
+    assert damage == [facts.warning.split(": ", 1)[1]]
 
 
 def test_header_that_announces_too_much_is_a_warning(folder):

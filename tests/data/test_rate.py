@@ -6,7 +6,7 @@ import av
 import numpy as np
 import pytest
 
-from reaction.data.rate import RateError, kept
+from reaction.data.rate import RateError, kept, resampled
 
 RATES = ["30000/1001", "30", "29.97", "24", "24000/1001", "25", "15", "12.5", "10", "50", "60000/1001", "7", "359/12"]
 
@@ -64,3 +64,11 @@ def test_times_are_off_by_half_a_tick_at_most():
 def test_a_video_without_a_rate_is_refused():
     with pytest.raises(RateError, match="no frame rate, and 25 frames a second are wanted"):
         kept(7, 0.0, 25.0)
+
+
+@pytest.mark.parametrize("native", map(float, map(Fraction, RATES)))
+@pytest.mark.parametrize("rate", [None, 25, 10])
+def test_frame_by_frame_the_same_frames_are_kept(native, rate):
+    assert list(resampled(iter([]), native, rate)) == []
+    for frames in (*range(1, 12), 100, 251):
+        assert list(resampled(iter(range(frames)), native, rate)) == kept(frames, native, rate).tolist(), frames

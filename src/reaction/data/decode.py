@@ -48,11 +48,13 @@ class VideoFacts:
     warning: str = ""
 
 
-def chunks(path: Path | str, *, decoder: str = "auto", size: int = CHUNK) -> Iterator[np.ndarray]:
+def chunks(
+    path: Path | str, *, decoder: str = "auto", size: int = CHUNK, damage: list[str] | None = None
+) -> Iterator[np.ndarray]:
     """Yield every frame of the video once and in order, as uint8 RGB (n, H, W, 3) with n <= `size`.
 
     "auto" decodes the video once beforehand to find out which decoder is right; whoever knows it from the index names
-    it. A file damaged half way gives its frames up to the damage.
+    it. A file damaged half way gives its frames up to the damage; "pyav" appends what it was to `damage`.
 
     Raises DecodeError, which names the file, where no frame can be decoded.
     """
@@ -60,7 +62,7 @@ def chunks(path: Path | str, *, decoder: str = "auto", size: int = CHUNK) -> Ite
         raise ValueError(f"decoder is {decoder!r}, not one of {', '.join(DECODERS)}")
     if decoder == "auto":
         decoder = inspect(path).decoder
-    return _decord_chunks(path, size) if decoder == "decord" else _pyav_chunks(path, size)
+    return _decord_chunks(path, size) if decoder == "decord" else _pyav_chunks(path, size, damage)
 
 
 def inspect(path: Path | str) -> VideoFacts:
@@ -196,8 +198,8 @@ def _pyav_frames(path: Path | str, damage: list[str]) -> Iterator[av.VideoFrame]
         damage.append(str(error.strerror or error))
 
 
-def _pyav_chunks(path: Path | str, size: int) -> Iterator[np.ndarray]:
-    damage: list[str] = []
+def _pyav_chunks(path: Path | str, size: int, damage: list[str] | None) -> Iterator[np.ndarray]:
+    damage = [] if damage is None else damage
     empty = True
     for chunk in _stacked(_pyav_frames(path, damage), size):
         empty = False
