@@ -69,8 +69,13 @@ def bootstrap(
     rng = np.random.default_rng(seed)
     sizes = [min(chunk, draws - start) for start in range(0, draws, chunk)]
     values = np.concatenate([statistic(_drawn(n, size, rng)) for size in sizes])
+    return of_draws(values, seeds, rng, level=level)
+
+
+def of_draws(values: NDArray, seeds: SeedError | None, rng: np.random.Generator, *, level: float = 0.95) -> Interval:
+    """The percentile interval of a statistic's values (draws,), NaN left out, with `seeds` each of other seeds too."""
     if seeds is not None:
-        values += seeds.error * _students(seeds.freedom, draws, rng)
+        values = values + seeds.error * _students(seeds.freedom, len(values), rng)
     tail = (1 - level) / 2
     low, high = np.nanquantile(values, [tail, 1 - tail])
     return Interval(float(low), float(high))

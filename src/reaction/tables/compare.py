@@ -5,9 +5,9 @@ scores it stands on.
 """
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any, Literal, Self
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import KW_ONLY, dataclass, field, replace
+from typing import Any, Literal, Self, TypeVar
 
 import numpy as np
 from pydantic import ConfigDict, model_validator
@@ -19,8 +19,9 @@ from reaction.evaluation.fuse import Predictions
 from reaction.evaluation.multi_label import mean_average_precision
 from reaction.tables.claims import Claim, Metric, Paper, left_out, reproducible
 
-Verdict = Literal["reproduced", "differs", "not run", "not comparable", ""]
+Verdict = Literal["reproduced", "differs", "not run", "not comparable", "cited", ""]
 ORACLE = "oracle: its maps know the true label"
+UNMEASURED = dict.fromkeys(("ours", "ours_std", "n", "of", "low", "high", "chance"))
 
 
 @checked_dataclass(frozen=True, config=ConfigDict(extra="forbid"))
@@ -56,11 +57,10 @@ class TableSpec:
 
 
 @dataclass(frozen=True)
-class Result:
+class Tested:
     """One tested run. `why` says what keeps it from being compared with a paper when `comparable` is false.
 
-    `groups` names each video's group where videos of one group depend on each other; empty where they do not. An
-    `oracle` was told the answer in some way and is never comparable.
+    An `oracle` was told the answer in some way and is never comparable.
     """
 
     method: str
@@ -69,11 +69,33 @@ class Result:
     seed: int
     folder: str
     metrics: Mapping[str, Any]
-    predictions: Predictions
+    _: KW_ONLY
     comparable: bool = True
     why: str = ""
-    groups: tuple[str, ...] = ()
     oracle: bool = False
+
+    @property
+    def videos(self) -> int:
+        """How many were tested."""
+        return self.metrics["n"]
+
+
+AnyRun = TypeVar("AnyRun", bound=Tested)
+
+
+@dataclass(frozen=True)
+class Result(Tested):
+    """A run that gave each video scores of its classes.
+
+    `groups` names each video's group where videos of one group depend on each other; empty where they do not.
+    """
+
+    predictions: Predictions
+    groups: tuple[str, ...] = ()
+
+    @property
+    def videos(self) -> int:
+        return len(self.predictions.videos)
 
     @property
     def protocol(self) -> str:
@@ -154,7 +176,7 @@ def build_rows(spec: TableSpec, results: Sequence[Result], papers: Iterable[Pape
     dataset, splits and metric. In a table of one paper alone its claims that none of our methods can answer come last,
     under its own names. Raises ValueError on two results for one run.
     """
-    _check_unique(results)
+    check_unique(results)
     papers = list(papers)
     claims = reproducible(papers, spec.dataset)
     rows = [
@@ -176,7 +198,8 @@ def _select(results: Iterable[Result], method: str, stream: str) -> list[Result]
     return [result for result in results if (result.method, result.stream) == (method, stream)]
 
 
-def _check_unique(results: Iterable[Result]) -> None:
+def check_unique(results: Iterable[Tested]) -> None:
+    """Raises ValueError on two results for one run."""
     seen: dict[tuple, str] = {}
     for result in results:
         run = (result.method, result.stream, result.split, result.seed)
@@ -214,10 +237,8 @@ def _row(
     claim = found[1] if found else None
     metric = claim.metric if claim else spec.metric
     measured = _measured(results, splits, metric)
-    difference = measured["ours"] - claim.value if results and claim else None
-    tolerance = claim.tolerance if claim else None
-    verdict, reasons = _verdict(results, splits, claim, difference)
-    reasons += [claim.note if claim else "", _ceiling(spec, stream, measured["low"]), _swept(results)]
+    judged, reasons = judge(results, splits, found, measured["ours"])
+    reasons += [_ceiling(spec, stream, measured["low"]), _swept(results)]
     return Row(
         method=method,
         stream=stream,
@@ -225,12 +246,8 @@ def _row(
         splits=" ".join(map(str, splits)),
         protocol=_protocol(spec, claim, results),
         metric=metric,
-        published=claim.value if claim else None,
-        source=f"{found[0].paper}, {claim.source}" if found else "",
         **measured,
-        difference=difference,
-        tolerance=tolerance,
-        verdict=verdict,
+        **judged,
         why="; ".join(filter(None, reasons)),
         runs=" ".join(result.folder for result in results),
     )
@@ -266,13 +283,23 @@ def _protocol(spec: TableSpec, claim: Claim | None, results: Sequence[Result]) -
 
 def _measured(results: Sequence[Result], splits: Sequence[int], metric: Metric) -> dict[str, float | int | None]:
     if not results:
-        return dict.fromkeys(("ours", "ours_std", "n", "of", "low", "high", "chance"))
-    n, of = _counts(results, splits)
+        return UNMEASURED
     values = [_value([result], metric) for result in results]
+    return in_per_cent(results, splits, _value(results, metric), values, _interval(results, metric))
+
+
+def in_per_cent(
+    results: Sequence[Tested],
+    splits: Sequence[int],
+    ours: float,
+    values: Sequence[float],
+    interval: statistics.Interval | None,
+) -> dict[str, float | int | None]:
+    """What a row says of its runs, whose `values` have the mean `ours`, all fractions."""
+    n, of = counts(results, splits)
     deviation = statistics.spread(values)
-    interval = _interval(results, metric)
     return {
-        "ours": 100 * _value(results, metric),
+        "ours": 100 * ours,
         "ours_std": None if deviation is None else 100 * deviation,
         "n": n,
         "of": of,
@@ -282,10 +309,10 @@ def _measured(results: Sequence[Result], splits: Sequence[int], metric: Metric) 
     }
 
 
-def _counts(results: Sequence[Result], splits: Sequence[int]) -> tuple[int, int]:
+def counts(results: Sequence[Tested], splits: Sequence[int]) -> tuple[int, int]:
     """Tested and official videos, each split once however many seeds ran on it."""
     per_split = [[result for result in results if result.split == split] for split in splits]
-    tested = sum(min(len(result.predictions.videos) for result in members) for members in per_split)
+    tested = sum(min(result.videos for result in members) for members in per_split)
     return tested, sum(max(result.metrics["of"] for result in members) for members in per_split)
 
 
@@ -296,12 +323,17 @@ def _positions(results: Iterable[Result]) -> dict[str, int]:
 
 def _mean(results: Sequence[Result], metric: Metric, positions: Mapping[str, int]) -> statistics.Statistic:
     """The mean over splits of the mean over seeds, for draws over the union of all runs' units."""
-    runs_of = {split: sum(result.split == split for result in results) for split in {r.split for r in results}}
     terms = []
-    for result in results:
+    for result, weight in zip(results, weights(results), strict=True):
         where = np.array([positions[unit] for unit in result.units])
-        terms.append((1 / (len(runs_of) * runs_of[result.split]), where, _run_statistic(result, metric)))
+        terms.append((weight, where, _run_statistic(result, metric)))
     return lambda drawn: sum(weight * statistic(drawn[:, where]) for weight, where, statistic in terms)
+
+
+def weights(results: Sequence[Tested]) -> list[float]:
+    """Of each run in the mean over splits of the mean over seeds."""
+    runs_of = Counter(result.split for result in results)
+    return [1 / (len(runs_of) * runs_of[result.split]) for result in results]
 
 
 def _hits(result: Result, metric: Metric = "top1") -> np.ndarray:
@@ -336,8 +368,25 @@ def _interval(results: Sequence[Result], metric: Metric) -> statistics.Interval 
     return statistics.bootstrap(_mean(results, metric, positions), len(positions))
 
 
+def judge(
+    results: Sequence[Tested], splits: Sequence[int], found: tuple[Paper, Claim] | None, ours: float | None
+) -> tuple[dict[str, Any], list[str]]:
+    """What a row says of the claim that was `found` beside `ours`, in per cent, and why."""
+    claim = found[1] if found else None
+    difference = ours - claim.value if results and claim else None
+    verdict, reasons = _verdict(results, splits, claim, difference)
+    said = {
+        "published": claim.value if claim else None,
+        "source": f"{found[0].paper}, {claim.source}" if found else "",
+        "difference": difference,
+        "tolerance": claim.tolerance if claim else None,
+        "verdict": verdict,
+    }
+    return said, [*reasons, claim.note if claim else ""]
+
+
 def _verdict(
-    results: Sequence[Result], splits: Sequence[int], claim: Claim | None, difference: float | None
+    results: Sequence[Tested], splits: Sequence[int], claim: Claim | None, difference: float | None
 ) -> tuple[Verdict, list[str]]:
     if not results:
         told = claim.not_run if claim else None
@@ -351,10 +400,10 @@ def _verdict(
     return ("reproduced" if abs(difference) <= claim.tolerance + 1e-9 else "differs"), []
 
 
-def _obstacles(results: Sequence[Result], splits: Sequence[int]) -> list[str]:
+def _obstacles(results: Sequence[Tested], splits: Sequence[int]) -> list[str]:
     reasons = [ORACLE for result in results if result.oracle]
     reasons += [result.why or "not comparable" for result in results if not result.comparable]
-    n, of = _counts(results, splits)
+    n, of = counts(results, splits)
     if n < of:
         reasons.append(f"{n} of {of} videos tested")
     return list(dict.fromkeys(reasons))
@@ -387,14 +436,22 @@ def _compare(
     metric: Metric = "top1",
 ) -> Comparison:
     """Of the runs of both sides on `splits`, or on whichever splits both ran."""
+    sides = paired(first, second, splits)
+    ran = sorted({r.split for r in sides[0]})
+    names = Comparison(first_name, second_name, " ".join(map(str, ran if splits is None else splits)), metric)
+    if not ran or (splits is not None and ran != sorted(splits)):
+        return names
+    return replace(names, **_compared(*sides, metric), **({} if metric == "map" else _mcnemar(*sides)))
+
+
+def paired(
+    first: Sequence[AnyRun], second: Sequence[AnyRun], splits: Sequence[int] | None
+) -> tuple[list[AnyRun], list[AnyRun]]:
+    """The runs that both sides have of a split and seed, on `splits` or on whichever there are."""
     shared = {(r.split, r.seed) for r in first} & {(r.split, r.seed) for r in second}
     shared = {(split, seed) for split, seed in shared if splits is None or split in splits}
-    ran = sorted({split for split, _ in shared})
-    names = Comparison(first_name, second_name, " ".join(map(str, ran if splits is None else splits)), metric)
-    if not shared or (splits is not None and ran != sorted(splits)):
-        return names
-    sides = [[r for r in side if (r.split, r.seed) in shared] for side in (first, second)]
-    return replace(names, **_compared(*sides, metric), **({} if metric == "map" else _mcnemar(*sides)))
+    first, second = ([r for r in side if (r.split, r.seed) in shared] for side in (first, second))
+    return first, second
 
 
 def _compared(first: Sequence[Result], second: Sequence[Result], metric: Metric) -> dict[str, Any]:
@@ -404,16 +461,9 @@ def _compared(first: Sequence[Result], second: Sequence[Result], metric: Metric)
     once = np.ones((1, len(positions)))
     difference = float((sides[0](once) - sides[1](once))[0])
     n = len({video for result in (*first, *second) for video in result.predictions.videos})
-    differences = _differences(first, second, metric)
-    deviation = statistics.spread([one for of_split in differences for one in of_split])
-    seeds = statistics.seed_error(differences)
-    known = {
-        "difference": 100 * difference,
-        "difference_std": None if deviation is None else 100 * deviation,
-        "n": n,
-        "runs": len(first),
-        "seeds": min(map(len, differences)),
-    }
+    gains = differences(first, second, lambda result: _value([result], metric))
+    seeds = statistics.seed_error(gains)
+    known = apart(difference, gains) | {"n": n}
     if len(positions) < 2:
         return known | {"words": "too few videos to say"}
     interval = statistics.paired_bootstrap(*sides, len(positions), seeds)
@@ -422,21 +472,34 @@ def _compared(first: Sequence[Result], second: Sequence[Result], metric: Metric)
     low, high = max(-100.0, 100 * interval.low), min(100.0, 100 * interval.high)  # two seeds may allow more
     size = f"n = {n}" + (f" in {len(positions)} groups" if first[0].groups else "")
     size += f" and {known['seeds']} seeds" if seeds else ""
-    words = _words(100 * difference, low, high, size) + _oracles(first, second)
+    words = in_words(100 * difference, low, high, size) + _oracles(first, second)
     return known | {"low": low, "high": high, "words": words}
 
 
-def _differences(first: Sequence[Result], second: Sequence[Result], metric: Metric) -> list[list[float]]:
+def differences(
+    first: Sequence[AnyRun], second: Sequence[AnyRun], value: Callable[[AnyRun], float]
+) -> list[list[float]]:
     """What the first side gains, a fraction: of each split a list, with each pair of runs of equal seed."""
     partner = {(result.split, result.seed): result for result in second}
     gains: dict[int, list[float]] = {}
     for one in first:
-        gain = _value([one], metric) - _value([partner[one.split, one.seed]], metric)
-        gains.setdefault(one.split, []).append(gain)
+        gains.setdefault(one.split, []).append(value(one) - value(partner[one.split, one.seed]))
     return list(gains.values())
 
 
-def _words(difference: float, low: float, high: float, size: str) -> str:
+def apart(difference: float, gains: Sequence[Sequence[float]]) -> dict[str, float | int | None]:
+    """How far two sides are apart, in points, and of how many runs: from the fractions that `differences` gives."""
+    deviation = statistics.spread([one for of_split in gains for one in of_split])
+    return {
+        "difference": 100 * difference,
+        "difference_std": None if deviation is None else 100 * deviation,
+        "runs": sum(map(len, gains)),
+        "seeds": min(map(len, gains)),
+    }
+
+
+def in_words(difference: float, low: float, high: float, size: str) -> str:
+    """A difference in points and its interval, as a sentence; `size` says of how many videos."""
     if low <= 0 <= high:
         return f"no difference shown at {size}: {-low + 0.0:.2f} lower to {high:.2f} higher is possible"
     direction = "higher" if difference > 0 else "lower"

@@ -3,10 +3,10 @@
 import csv
 import io
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
@@ -24,6 +24,9 @@ COMPARED = ("ours", "against", "splits", "difference", MCNEMAR, "in words")
 MAPS = ("method", "stream", "split", "part", "bce", "floor", "constant", "correlation", "IoU", "n", "verdict")
 SAID_ONCE = ("splits", "metric", "n", "chance", "verdict")  # where all rows have the same, it is said above them
 NUMBERS = {"published", "ours", "95 %", "n", "chance", "difference", "low", "high"}
+
+
+Spec = TypeVar("Spec")
 
 
 class TableError(ValueError):
@@ -77,11 +80,16 @@ def _part(spec: Mapping[str, Any]) -> _Part:
 
 def read_spec(spec: Mapping[str, Any]) -> TableSpec:
     """The checked specification of a table, without its results."""
+    return checked(TableSpec, spec)
+
+
+def checked(kind: type[Spec], spec: Mapping[str, Any]) -> Spec:
+    """A specification as its `kind`. Raises TableError naming table and key."""
     renamed = {{"table": "name", "papers": "claims"}.get(key, key): value for key, value in spec.items()}
     for key in ("results", "maps"):
         renamed.pop(key, None)
     try:
-        return TableSpec(**renamed)
+        return kind(**renamed)
     except ValidationError as error:
         problems = "; ".join(f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors())
         raise TableError(f"table {spec.get('table')}: {problems}") from error
@@ -89,17 +97,23 @@ def read_spec(spec: Mapping[str, Any]) -> TableSpec:
 
 def read_result(entry: Mapping[str, Any], resample: str = "video") -> Result:
     """One entry of `results` with its metrics.json and scores, which have to be of that stream, split and seed."""
+    metrics, folder = read_metrics(entry, "`reaction score` or `reaction fuse`"), Path(entry["folder"])
+    predictions = read_predictions(folder)
+    groups = _groups(folder, predictions.videos) if resample == "group" else ()
+    return Result(**entry, metrics=metrics, predictions=predictions, groups=groups)
+
+
+def read_metrics(entry: Mapping[str, Any], made_by: str) -> dict[str, Any]:
+    """The metrics.json of an entry of `results`, which has to be of its stream, split and seed."""
     path = Path(entry["folder"]) / "metrics.json"
     if not path.exists():
-        raise TableError(f"{path} is missing. Run `reaction score` or `reaction fuse` on {entry['folder']}.")
+        raise TableError(f"{path} is missing. Run {made_by} on {entry['folder']}.")
     metrics = read_json(path)
     expected = {"stream": entry["stream"], "split": f"split{entry['split']}", "seed": entry["seed"]}
     for key, value in expected.items():
         if metrics[key] != value:
             raise TableError(f"{path} has {key} {metrics[key]!r}, the table expects {value!r} there.")
-    predictions = read_predictions(path.parent)
-    groups = _groups(path.parent, predictions.videos) if resample == "group" else ()
-    return Result(**entry, metrics=metrics, predictions=predictions, groups=groups)
+    return metrics
 
 
 def _groups(folder: Path, videos: Sequence[str]) -> tuple[str, ...]:
@@ -116,11 +130,12 @@ def to_csv(kind: type, rows: Sequence[Row] | Sequence[Comparison] | Sequence[Agr
     writer = csv.writer(text, lineterminator="\n")
     columns = {field.name: field.metadata.get("format", ".2f") for field in fields(kind)}
     writer.writerow(columns)
-    writer.writerows([_decimals(getattr(row, name), form) for name, form in columns.items()] for row in rows)
+    writer.writerows([decimals(getattr(row, name), form) for name, form in columns.items()] for row in rows)
     return text.getvalue()
 
 
-def _decimals(value: object, form: str = ".2f") -> str:
+def decimals(value: object, form: str = ".2f") -> str:
+    """A cell: empty for None, numbers as `form` says, never a zero with a sign."""
     if value is None:
         return ""
     if not isinstance(value, float):
@@ -147,25 +162,25 @@ def to_markdown(
 
     Columns that are empty or the same in all rows are left out; of `split_sets` each is a table of its own.
     """
-    columns, lines, shared = _read(rows)
+    columns, lines, shared = readable(rows)
     title = spec.name if spec.name == spec.dataset else f"{spec.name}: {spec.dataset}"
-    parts = [f"# {title}", _intro(spec, shared)]
+    parts = [f"# {title}", intro(spec, shared)]
     for title, block in _blocks(spec, rows, lines):
-        parts += [title] * bool(title) + [_aligned(*_without({"splits"} if title else set(), columns, block))]
+        parts += [title] * bool(title) + [aligned(*_without({"splits"} if title else set(), columns, block))]
     parts.append(_legend(spec, rows))
     if comparisons:
         parts.append("## Against each other")
-        parts.append(_aligned(*_filled(COMPARED, [_sides(pair) for pair in comparisons]), {"difference", MCNEMAR}))
-        parts.append(_comparisons_legend(spec, comparisons))
+        parts.append(aligned(*filled(COMPARED, [sides(pair) for pair in comparisons]), {"difference", MCNEMAR}))
+        parts.append(comparisons_legend(spec.resample, comparisons))
     if maps:
         parts.append("## Learned attention maps")
-        parts += [_aligned(MAPS, [_maps_cells(row) for row in maps], set(MAPS[4:-1])), _maps_legend()]
+        parts += [aligned(MAPS, [_maps_cells(row) for row in maps], set(MAPS[4:-1])), _maps_legend()]
     return "\n\n".join(parts) + "\n"
 
 
-def _read(rows: Sequence[Row]) -> tuple[list[str], list[list[str]], dict[str, str]]:
+def readable(rows: Sequence[Row]) -> tuple[list[str], list[list[str]], dict[str, str]]:
     """The columns that differ between rows, their cells, and what all rows have in common."""
-    columns, lines = _filled((*COLUMNS, *VERDICT_COLUMNS), [_cells(row) for row in rows])
+    columns, lines = filled((*COLUMNS, *VERDICT_COLUMNS), [_cells(row) for row in rows])
     if len(rows) < 2:
         return columns, lines, {}
     where = {column: place for place, column in enumerate(columns)}
@@ -177,7 +192,7 @@ def _read(rows: Sequence[Row]) -> tuple[list[str], list[list[str]], dict[str, st
         for line, own in zip(lines, reasons, strict=True):
             line[where["why"]] = "; ".join(reason for reason in own if reason not in common)
         shared |= {"why": "; ".join(common)} if common else {}
-    return *_filled(*_without(set(shared) - {"why"}, columns, lines)), shared
+    return *filled(*_without(set(shared) - {"why"}, columns, lines)), shared
 
 
 def _without(
@@ -195,31 +210,42 @@ def _blocks(spec: TableSpec, rows: Sequence[Row], lines: Sequence[list[str]]) ->
     for splits in spec.split_sets:
         name = " ".join(map(str, splits))
         chosen = [line for row, line in zip(rows, lines, strict=True) if row.splits == name]
-        blocks.append(
-            (f"## Split {name}" if len(splits) == 1 else f"## Mean over splits {', '.join(name.split())}", chosen)
-        )
+        blocks.append((f"## {of_splits(name)}", chosen))
     return blocks
 
 
-def _intro(spec: TableSpec, shared: Mapping[str, str]) -> str:
+def of_splits(splits: str) -> str:
+    """A title for the rows of these splits."""
+    return f"Mean over splits {', '.join(splits.split())}" if " " in splits else f"Split {splits}"
+
+
+def intro(spec: TableSpec, shared: Mapping[str, str]) -> str:
     """Of what the table is, and what holds for every row of it."""
+    return (
+        f"Dataset {spec.dataset}, scale {spec.scale}, protocol {spec.protocol}; all in per cent.{of_every_row(shared)}"
+    )
+
+
+def of_every_row(shared: Mapping[str, str]) -> str:
+    """What holds for every row, after a space."""
     said = {"splits": "split{s} {}", "metric": "{}", "n": "{} videos", "chance": "chance {}", "verdict": "{}"}
     facts = [said[column].format(value, s="s" * (" " in value)) for column, value in shared.items() if column in said]
     why = f" ({shared['why']})" if "why" in shared else ""
-    every = f" Every row: {', '.join(facts)}{why}." if facts or why else ""
-    return f"Dataset {spec.dataset}, scale {spec.scale}, protocol {spec.protocol}; all in per cent.{every}"
+    return f" Every row: {', '.join(facts)}{why}." if facts or why else ""
 
 
-def _sides(pair: Comparison) -> list[str]:
-    p = _decimals(pair.mcnemar, ".2g")
+def sides(pair: Comparison) -> list[str]:
+    """The cells of COMPARED."""
+    p = decimals(pair.mcnemar, ".2g")
     spread = "" if pair.difference_std is None else f" ± {pair.difference_std:.2f} ({pair.runs})"
     return [pair.first, pair.second, pair.splits, _signed(pair.difference) + spread, p, pair.words]
 
 
-def _comparisons_legend(spec: TableSpec, comparisons: Sequence[Comparison]) -> str:
+def comparisons_legend(resample: str, comparisons: Sequence[Comparison]) -> str:
+    """What the words and columns of comparisons mean, whose bootstrap draws videos or groups."""
     seeds = {pair.seeds for pair in comparisons if pair.runs}
     several = max(seeds, default=0) > 1
-    drawn = f"{spec.resample}s and seeds allows" if several else f"{spec.resample}s allows, for these trained networks"
+    drawn = f"{resample}s and seeds allows" if several else f"{resample}s allows, for these trained networks"
     lines = [
         f"In words: what the 95 % interval of a paired bootstrap over {drawn}; of twenty comparisons without a "
         "difference one shows some by chance."
@@ -262,7 +288,8 @@ def _maps_legend() -> str:
     )
 
 
-def _filled(columns: Sequence[str], lines: Sequence[Sequence[str]]) -> tuple[list[str], list[list[str]]]:
+def filled(columns: Sequence[str], lines: Sequence[Sequence[str]]) -> tuple[list[str], list[list[str]]]:
+    """Without the columns that no line fills."""
     kept = [place for place in range(len(columns)) if any(line[place] for line in lines)]
     return [columns[place] for place in kept], [[line[place] for place in kept] for line in lines]
 
@@ -282,15 +309,19 @@ def _legend(spec: TableSpec, rows: Sequence[Row]) -> str:
 
 def _cells(row: Row) -> list[str]:
     interval = "" if row.low is None else f"{row.low:.2f} - {row.high:.2f}"
-    n = "" if row.n is None else str(row.n) if row.n == row.of else f"{row.n} of {row.of}"
-    shown = [row.method, row.stream, row.splits, row.metric, _decimals(row.published), row.source, _ours(row)]
+    shown = [row.method, row.stream, row.splits, row.metric, decimals(row.published), row.source, _ours(row)]
     difference = _signed(row.difference) + (f" (± {row.tolerance:g})" if row.difference is not None else "")
-    return [*shown, interval, n, _decimals(row.chance), difference, row.verdict, row.why]
+    return [*shown, interval, tested(row), decimals(row.chance), difference, row.verdict, row.why]
+
+
+def tested(row: Row) -> str:
+    """On how many videos, and of how many."""
+    return "" if row.n is None else str(row.n) if row.n == row.of else f"{row.n} of {row.of}"
 
 
 def _ours(row: Row) -> str:
     if row.ours is None or row.ours_std is None:
-        return _decimals(row.ours)
+        return decimals(row.ours)
     return f"{row.ours:.2f} ± {row.ours_std:.2f} ({len(row.runs.split())})"
 
 
@@ -298,7 +329,8 @@ def _signed(value: float | None) -> str:
     return "" if value is None else f"{round(value, 2) + 0.0:+.2f}"
 
 
-def _aligned(columns: Sequence[str], lines: Sequence[Sequence[str]], numbers: set[str] = NUMBERS) -> str:
+def aligned(columns: Sequence[str], lines: Sequence[Sequence[str]], numbers: Container[str] = NUMBERS) -> str:
+    """Lines of cells as a Markdown table, `numbers` to the right."""
     cells = [list(columns), *([cell.replace("|", "\\|") for cell in line] for line in lines)]
     for place, column in enumerate(columns):
         width = max(3, *(len(line[place]) for line in cells))  # GitHub wants a dash beside the colon
@@ -313,13 +345,20 @@ def _aligned(columns: Sequence[str], lines: Sequence[Sequence[str]], numbers: se
 
 def to_latex(spec: TableSpec, rows: Sequence[Row]) -> str:
     """A booktabs tabular, without its floating environment, a rule between `split_sets`; `why` stays outside."""
-    columns, lines, shared = _read(rows)
-    head = [f"% {spec.name}. {_intro(spec, shared)} {_legend(spec, rows)}"]
-    alignment = "".join("r" if column in NUMBERS else "l" for column in columns if column != "why")
-    head += [rf"\begin{{tabular}}{{{alignment}}}", r"\toprule"]
+    columns, lines, shared = readable(rows)
     blocks = [_without({"why"}, columns, block) for _, block in _blocks(spec, rows, lines)]
-    body = [" & ".join(map(_escaped, blocks[0][0])) + r" \\"]
-    for _, block in blocks:
+    comment = f"{spec.name}. {intro(spec, shared)} {_legend(spec, rows)}"
+    return tabular(comment, blocks[0][0], [block for _, block in blocks])
+
+
+def tabular(
+    comment: str, columns: Sequence[str], blocks: Sequence[Sequence[Sequence[str]]], numbers: Container[str] = NUMBERS
+) -> str:
+    """Cells as a booktabs tabular under a comment, `numbers` to the right, a rule between blocks of lines."""
+    alignment = "".join("r" if column in numbers else "l" for column in columns)
+    head = [f"% {comment}", rf"\begin{{tabular}}{{{alignment}}}", r"\toprule"]
+    body = [" & ".join(map(_escaped, columns)) + r" \\"]
+    for block in blocks:
         body += [r"\midrule", *(" & ".join(map(_escaped, line)) + r" \\" for line in block)]
     return "\n".join([*head, *body, r"\bottomrule", r"\end{tabular}"]) + "\n"
 
