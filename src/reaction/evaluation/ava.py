@@ -21,7 +21,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from reaction.evaluation.average_precision import MeanAP, curve
+from reaction.evaluation.average_precision import Curve, Draws, MeanAP, PerClass, Ranked
 from reaction.evaluation.boxes import (
     Pairs,
     Truth,
@@ -88,11 +88,13 @@ def ava_map(
     part: Literal["full", "mini"] = "full",
     listed: NDArray | None = None,
     excluded: NDArray | None = None,
+    draws: Draws | None = None,
 ) -> MeanAP:
     """Average precision of each of C actions; a truth's `frame` is its second and its label a column of the scores.
 
     `listed` (M, 2) are keyframes, as video and second, that the ground truth has without an evaluated action, and
     `excluded` (M, 2) those of the official list. `mini` takes every fourth second, and says so in the result's name.
+    `draws` of the videos are measured as well.
     """
     check_labels(detections.score.shape[1], truth.label)
     _check_fractions(truth.box, detections.box)
@@ -103,14 +105,12 @@ def ava_map(
     if protocol.most_per_keyframe is not None:
         detections = _best(detections, protocol.most_per_keyframe)
     row, label = _hits(truth, detections, protocol)
-    per_class = np.full(len(positives), np.nan)
-    for action in np.flatnonzero(positives):
-        scores, hit_scores = detections.score[:, action], detections.score[row[label == action], action]
-        if len(hit_scores):
-            per_class[action] = curve(scores, hit_scores, positives[action]).every_point()
-        else:
-            per_class[action] = protocol.undetected if np.isnan(scores).all() else 0.0
-    return MeanAP(protocol.name if part == "full" else f"{protocol.name}-{part}", THRESHOLD, per_class)
+    measured = PerClass(detections.score.shape[1], float("nan"), draws)
+    for action in np.unique(positives.label):
+        true_video = positives.video[positives.label == action]
+        ranked = Ranked(detections.score[:, action], detections.video, row[label == action], true_video)
+        measured.add(action, ranked, Curve.every_point, undetected=protocol.undetected)
+    return measured.result(protocol.name if part == "full" else f"{protocol.name}-{part}", THRESHOLD)
 
 
 def _check_fractions(*boxes: NDArray) -> None:
@@ -127,8 +127,8 @@ def _ids(keyframes: NDArray | None) -> NDArray:
 
 def _counted(
     truth: Truth, detections: ActionScores, protocol: AvaProtocol, listed: NDArray, excluded: NDArray
-) -> tuple[NDArray, Truth, ActionScores]:
-    """How many truths each class has (C,), and the truths and detections that are compared."""
+) -> tuple[Truth, Truth, ActionScores]:
+    """The truths that count as positives, and the truths and detections that are compared."""
     keys, true_keys = frame_ids(detections.video, detections.second), frame_ids(truth.video, truth.frame)
     out, true_out = np.zeros(len(keys), bool), np.zeros(len(true_keys), bool)
     if protocol.keyframes != "all":
@@ -139,9 +139,9 @@ def _counted(
         true_out |= np.isin(true_keys, excluded)
     if not protocol.empty_boxes:
         out |= (detections.box[:, 2:] <= detections.box[:, :2]).any(axis=1)
-    labels = truth.label if protocol.excludes == "detections" else truth.label[~true_out]
-    positives = np.bincount(labels, minlength=detections.score.shape[1])
-    return positives, truth[~true_out], detections[~out] if out.any() else detections
+    compared = truth[~true_out]
+    positives = truth if protocol.excludes == "detections" else compared
+    return positives, compared, detections[~out] if out.any() else detections
 
 
 def _hits(truth: Truth, detections: ActionScores, protocol: AvaProtocol) -> tuple[NDArray, NDArray]:

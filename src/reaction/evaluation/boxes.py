@@ -53,6 +53,10 @@ class Detections:
         columns = (self.video, self.frame, self.box, self.label, self.score)
         return Detections(*(column[chosen] for column in columns))
 
+    def of_class(self, label: int) -> "Detections":
+        """Those of one class."""
+        return self[self.label == label]
+
 
 def check_boxes(box: NDArray, **columns: NDArray) -> None:
     """Raise ValueError, naming the first bad row, unless columns are equally long, numbers finite, corners in order."""

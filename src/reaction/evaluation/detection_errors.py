@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from reaction.evaluation.average_precision import curve
 from reaction.evaluation.boxes import Detections, Truth, frame_ids, overlapping
-from reaction.evaluation.frame_map import ACT, frame_hits
+from reaction.evaluation.frame_map import ACT, ByClass, frame_hits
 
 KINDS = ("localisation", "classification", "time", "other")
 
@@ -39,19 +39,18 @@ class ErrorAnalysis:
         return {name: float(np.nanmean(values)) for name, values in self.per_class.items()}
 
 
-def detection_errors(truth: Truth, detections: Detections, *, classes: int, threshold: float = 0.5) -> ErrorAnalysis:
+def detection_errors(truth: Truth, detections: ByClass, *, classes: int, threshold: float = 0.5) -> ErrorAnalysis:
     """Average precision, and what keeps it from 1, for each class; labels are in [0, classes)."""
-    hits = frame_hits(truth, detections, ACT, threshold)
-    kinds = error_kinds(truth, detections, threshold)
     figures = {name: np.full(classes, np.nan) for name in ("precision", *KINDS, "missed")}
-    positives = np.bincount(truth.label, minlength=classes)
-    for label in np.flatnonzero(positives):
-        own = detections.label == label
-        points = curve(detections.score[own], detections.score[own & hits], positives[label])
+    for label in np.unique(truth.label):
+        own, own_truth = detections.of_class(label), truth[truth.label == label]
+        hits = frame_hits(own_truth, own, ACT, threshold)
+        kinds = error_kinds(truth, own, threshold)
+        points = curve(own.score, own.score[hits], len(own_truth))
         figures["precision"][label] = points.trapezoid()
         figures["missed"][label] = 1 - points.recall()
         for number, name in enumerate(KINDS):
-            figures[name][label] = points.share(detections.score[own & ~hits & (kinds == number)])
+            figures[name][label] = points.share(own.score[~hits & (kinds == number)])
     return ErrorAnalysis(threshold, figures)
 
 

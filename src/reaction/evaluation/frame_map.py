@@ -16,13 +16,14 @@ All take an overlap at the threshold for a hit and, but for `gurkirt`, leave out
 None orders detections of one score in a defined way; here they count together (`average_precision`).
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from reaction.evaluation.average_precision import Curve, MeanAP, curve
+from reaction.evaluation.average_precision import Curve, Draws, MeanAP, PerClass, Ranked
 from reaction.evaluation.boxes import Detections, Truth, check_labels, claim, frame_ids, overlapping, places
 
 
@@ -46,25 +47,35 @@ MULTISPORTS = FrameProtocol("multisports", False, "every_point", edge=0)
 PROTOCOLS = {protocol.name: protocol for protocol in (PADILLA, ACT, GURKIRT, MULTISPORTS)}
 
 
+class ByClass(Protocol):
+    """Detections, the boxes of one class at a time: a score for each of many classes makes them too many at once."""
+
+    def of_class(self, label: int) -> Detections: ...
+
+
 def frame_map(
-    truth: Truth, detections: Detections, *, classes: int, protocol: FrameProtocol, threshold: float = 0.5
+    truth: Truth,
+    detections: ByClass,
+    *,
+    classes: int,
+    protocol: FrameProtocol,
+    threshold: float = 0.5,
+    draws: Draws | None = None,
 ) -> MeanAP:
-    """Average precision of each class over all frames; labels are in [0, classes)."""
-    check_labels(classes, truth.label, detections.label)
-    if protocol.annotated_frames:
-        detections = detections[_annotated(truth, detections)]
-    hits = frame_hits(truth, detections, protocol, threshold)
-    per_class = np.full(classes, protocol.no_truth)
-    positives = np.bincount(truth.label, minlength=classes)
-    for label in np.flatnonzero(positives):
-        own = detections.label == label
-        points = curve(detections.score[own], detections.score[own & hits], positives[label])
-        per_class[label] = area_of(points, protocol.area)
-    return MeanAP(protocol.name, threshold, per_class)
+    """Average precision of each class over all frames, and of `draws` of the videos; labels are in [0, classes)."""
+    check_labels(classes, truth.label, *([detections.label] if isinstance(detections, Detections) else []))
+    measured = PerClass(classes, protocol.no_truth, draws)
+    for label in np.unique(truth.label):
+        own, own_truth = detections.of_class(label), truth[truth.label == label]
+        if protocol.annotated_frames:
+            own = own[_annotated(truth, own)]
+        hits = np.flatnonzero(frame_hits(own_truth, own, protocol, threshold))
+        measured.add(label, Ranked(own.score, own.video, hits, own_truth.video), area_of(protocol.area))
+    return measured.result(protocol.name, threshold)
 
 
-def area_of(points: Curve, area: Literal["every_point", "trapezoid"]) -> float:
-    return points.every_point() if area == "every_point" else points.trapezoid()
+def area_of(area: Literal["every_point", "trapezoid"]) -> Callable[[Curve], NDArray]:
+    return Curve.every_point if area == "every_point" else Curve.trapezoid
 
 
 def frame_hits(truth: Truth, detections: Detections, protocol: FrameProtocol, threshold: float) -> NDArray[np.bool_]:

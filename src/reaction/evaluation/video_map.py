@@ -21,11 +21,11 @@ fails on it. Tubes of one score count together.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Self
 
 import numpy as np
 
-from reaction.evaluation.average_precision import MeanAP, curve
+from reaction.evaluation.average_precision import Draws, MeanAP, PerClass, Ranked
 from reaction.evaluation.boxes import Pairs, check_labels, claim
 from reaction.evaluation.frame_map import area_of
 from reaction.evaluation.tubes import Tube, TubeOverlap, suppress_tubes
@@ -61,17 +61,20 @@ def video_map(
     classes: int,
     protocol: VideoProtocol,
     thresholds: Sequence[float],
+    draws: Draws | None = None,
 ) -> list[MeanAP]:
-    """Average precision of each class at each threshold; labels are in [0, classes)."""
+    """Average precision of each class at each threshold, and of `draws` of the videos; labels are in [0, classes)."""
     check_labels(classes, *(np.array([tube.label for tube in some]) for some in (truth, tubes)))
     if protocol.suppression is not None:
         tubes = _suppressed(tubes, protocol.overlap, protocol.suppression)
+    found, true = _Tubes.of(tubes), _Tubes.of(truth)
+    if np.isnan(found.score).any():
+        raise ValueError(f"a tube of video {tubes[int(np.isnan(found.score).argmax())].video} has the score NaN")
     pairs, group = _overlapping(truth, tubes, protocol.overlap)
-    labels, true_labels = (np.array([tube.label for tube in some], np.int64) for some in (tubes, truth))
-    scores = np.array([tube.score for tube in tubes], np.float64)
-    if np.isnan(scores).any():
-        raise ValueError(f"a tube of video {tubes[int(np.isnan(scores).argmax())].video} has the score NaN")
-    return [_at(threshold, pairs, group, labels, scores, true_labels, classes, protocol) for threshold in thresholds]
+    return [
+        _at(threshold, pairs, group, found, true, PerClass(classes, protocol.no_truth, draws), protocol)
+        for threshold in thresholds
+    ]
 
 
 def mean_over(results: Sequence[MeanAP]) -> float:
@@ -79,28 +82,40 @@ def mean_over(results: Sequence[MeanAP]) -> float:
     return float(np.mean([one.mean for one in results]))
 
 
+@dataclass(frozen=True)
+class _Tubes:
+    """What is asked of tubes beside their boxes, as columns (N,)."""
+
+    video: np.ndarray
+    label: np.ndarray
+    score: np.ndarray
+
+    @classmethod
+    def of(cls, tubes: Sequence[Tube]) -> Self:
+        video, label = (np.array([getattr(tube, name) for tube in tubes], np.int64) for name in ("video", "label"))
+        return cls(video, label, np.array([tube.score for tube in tubes], np.float64))
+
+
 def _at(
     threshold: float,
     pairs: Pairs,
     group: np.ndarray,
-    labels: np.ndarray,
-    scores: np.ndarray,
-    true_labels: np.ndarray,
-    classes: int,
+    found: _Tubes,
+    truth: _Tubes,
+    measured: PerClass,
     protocol: VideoProtocol,
 ) -> MeanAP:
     chosen = pairs.overlap >= threshold
     pairs, group = pairs[chosen], group[chosen]
-    hitting, _ = claim(pairs, -scores[pairs.detection], group, second_choice=protocol.second_choice)
-    hits = np.zeros(len(labels), bool)
+    hitting, _ = claim(pairs, -found.score[pairs.detection], group, second_choice=protocol.second_choice)
+    hits = np.zeros(len(found.label), bool)
     hits[hitting] = True
-    per_class = np.full(classes, protocol.no_truth)
-    positives = np.bincount(true_labels, minlength=classes)
-    for label in np.flatnonzero(positives):
-        own = labels == label
-        points = curve(scores[own], scores[own & hits], positives[label] + protocol.extra)
-        per_class[label] = area_of(points, protocol.area)
-    return MeanAP(protocol.name, threshold, per_class)
+    for label in np.unique(truth.label):
+        own = found.label == label
+        true_video = truth.video[truth.label == label]
+        ranked = Ranked(found.score[own], found.video[own], np.flatnonzero(hits[own]), true_video)
+        measured.add(label, ranked, area_of(protocol.area), extra=protocol.extra)
+    return measured.result(protocol.name, threshold)
 
 
 def _by_class(tubes: Sequence[Tube]) -> dict[tuple[int, int], list[int]]:
