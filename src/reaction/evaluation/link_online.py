@@ -40,6 +40,19 @@ class _Seen(NamedTuple):
 
 
 @dataclass
+class _Live:
+    """A path that may go on, and its rank, less is better."""
+
+    seen: list[_Seen]
+    rank: float = 0.0
+
+    def add(self, one: _Seen, of: int) -> None:
+        """Go on; the rank is by the mean of the `of` best scores."""
+        self.seen.append(one)
+        self.rank = -float(np.mean(sorted(each.score for each in self.seen)[-of:]))
+
+
+@dataclass
 class OnlineLinker:
     """Links boxes of actors, whatever they do, as frames come in.
 
@@ -51,44 +64,47 @@ class OnlineLinker:
     overlap: float = 0.1
     gap: int = 5
     cost: Literal["score", "mean"] = "mean"
-    _live: list[list[_Seen]] = field(default_factory=list)
-    _over: list[list[_Seen]] = field(default_factory=list)
+    _live: list[_Live] = field(default_factory=list)
+    _over: list[_Live] = field(default_factory=list)
 
     def update(self, frame: int, box: NDArray, score: NDArray, actions: NDArray) -> None:
         """Take boxes (n, 4), scores (n,) and action scores (n, C) of the next frame; frames without are skipped."""
         free = np.ones(len(box), bool)
-        self._over += [path for path in self._live if frame - path[-1].frame > self.gap]
-        self._live = [path for path in self._live if frame - path[-1].frame <= self.gap]
-        for path in self._live:
-            worth = self._worth(path, box, score) * free
+        self._over += [path for path in self._live if frame - path.seen[-1].frame > self.gap]
+        self._live = [path for path in self._live if frame - path.seen[-1].frame <= self.gap]
+        for path, worth in zip(self._live, self._worth(box, score), strict=True):
+            worth = worth * free
             if worth.sum() > 0.1:
                 best = int(worth.argmax())
-                path.append(_Seen(frame, box[best], float(score[best]), actions[best]))
+                path.add(_Seen(frame, box[best], float(score[best]), actions[best]), self.gap + 1)
                 free[best] = False
-        self._live.sort(key=self._rank)
+        self._live.sort(key=lambda path: path.rank)
         for i in sorted(np.flatnonzero(free), key=lambda i: -score[i]):
-            self._live.append([_Seen(frame, box[i], float(score[i]), actions[i])])
+            self._live.append(_Live([]))
+            self._live[-1].add(_Seen(frame, box[i], float(score[i]), actions[i]), self.gap + 1)
 
     def paths(self, *, least_found: int = 8) -> list[ActorPath]:
         """All paths so far, gaps filled by straight lines; those with gaps and no more than `least_found` boxes go."""
         found = []
-        for path in self._over + self._live:
+        for path in (one.seen for one in self._over + self._live):
             frame = np.arange(path[0].frame, path[-1].frame + 1)
             if len(frame) == len(path) or len(path) > least_found:
                 known, *columns = (np.array(column) for column in zip(*path, strict=True))
                 found.append(ActorPath(path[0].frame, *(_filled(frame, known, column) for column in columns)))
         return found
 
-    def _rank(self, path: list[_Seen]) -> float:
-        return -float(np.mean(sorted(one.score for one in path)[-self.gap - 1 :]))
-
-    def _worth(self, path: list[_Seen], box: NDArray, score: NDArray) -> NDArray:
-        overlap = iou(np.repeat(path[-1].box[None], len(box), 0), box)
+    def _worth(self, box: NDArray, score: NDArray) -> NDArray:
+        """What each box is worth to each live path: (L, n)."""
+        last = np.array([path.seen[-1].box for path in self._live]).reshape(-1, 4)
+        n, m = len(last), len(box)
+        overlap = iou(np.repeat(last, m, axis=0), np.tile(box, (n, 1))).reshape(n, m)
         worth = score if self.cost == "score" else (score + overlap) / 2
         return np.where(overlap >= self.overlap, worth, 0)
 
 
 def _filled(frame: NDArray, known: NDArray, values: NDArray) -> NDArray:
+    if len(frame) == len(known):
+        return values.astype(np.float64)
     flat = values.reshape(len(values), -1).astype(np.float64)
     filled = np.stack([np.interp(frame, known, column) for column in flat.T], axis=1)
     return filled.reshape(len(frame), *values.shape[1:])
@@ -96,6 +112,8 @@ def _filled(frame: NDArray, known: NDArray, values: NDArray) -> NDArray:
 
 def smoothed_labels(value: NDArray, alpha: float) -> NDArray[np.int64]:
     """The labels (T,) whose values (L, T) have the largest sum, less `alpha` for each change of label."""
+    if not alpha:
+        return value.argmax(axis=0)
     change = alpha * (1 - np.eye(len(value)))  # (L now, L before)
     total, came_from = value[:, 0], []
     for column in value[:, 1:].T:

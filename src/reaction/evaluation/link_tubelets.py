@@ -37,77 +37,107 @@ def link_tubelets(
     ACT and MOC have K = 7, UCF101-24 and J-HMDB; `edge` is their pixel. MultiSports has K = 1 and no pixel here (`edge`
     0), where a path ends on the first frame that does not extend it.
     """
-    length = tubelet.shape[1]
-    growing: list[list[_Tubelet]] = []
-    ended: list[list[_Tubelet]] = []
-    for frame in range(frames - length + 1):
-        own = np.flatnonzero(start == frame)
-        boxes, scores = _soft_best(tubelet[own], score[own], suppression, best)
-        free = np.ones(len(boxes), bool)
-        growing.sort(key=lambda path: -_mean_score(path))
-        still = []
-        for path in growing:
-            close = free & (_overlaps(path[-1], boxes, frame, edge) >= overlap)
-            if close.any():
-                first = int(close.argmax())  # the best-scored
-                path.append(_Tubelet(frame, boxes[first], float(scores[first])))
-                free[first] = False
-            finished = not close.any() and frame - path[-1].start >= length
-            (ended if finished else still).append(path)
-        growing = still + [[_Tubelet(frame, boxes[i], float(scores[i]))] for i in np.flatnonzero(free)]
-    long = [path for path in ended + growing if path[-1].start + length - path[0].start >= least_frames]
-    return [_averaged(path, length) for path in long if _mean_score(path) >= least_score]
+    tubelets = Tubelets(start, tubelet, frames, edge=edge, suppression=suppression, overlap=overlap)
+    return tubelets.paths(score, best=best, least_score=least_score, least_frames=least_frames)
 
 
-@dataclass(frozen=True)
-class _Tubelet:
-    start: int
-    box: NDArray  # (K, 4)
-    score: float
+class Tubelets:
+    """The tubelets of a video, to be linked once for each class: arguments as `link_tubelets`'s."""
+
+    def __init__(
+        self,
+        start: NDArray,
+        tubelet: NDArray,
+        frames: int,
+        *,
+        edge: float = 1.0,
+        suppression: float = 0.6,
+        overlap: float = 0.5,
+    ) -> None:
+        self.start, self.tubelet, self.length = np.asarray(start), tubelet, tubelet.shape[1]
+        own = np.unique(self.start[self.start <= frames - self.length])
+        self.rows = {frame: np.flatnonzero(self.start == frame) for frame in own.tolist()}
+        self.hides: dict[int, list[tuple[int, float]]] = {}  # by how much, summed over the K frames
+        self.followed_by: dict[int, set[int]] = {}
+        for frame, rows in self.rows.items():
+            sums = self._overlaps(rows, rows, 0, 1.0).sum(axis=2)
+            for i, j in np.argwhere((sums > suppression * self.length) & ~np.eye(len(rows), dtype=bool)).tolist():
+                self.hides.setdefault(int(rows[i]), []).append((int(rows[j]), float(sums[i, j])))
+            for later in range(1, self.length + 1):
+                after = self.rows.get(frame + later, rows[:0])
+                for i, j in np.argwhere(self._overlaps(rows, after, later, edge).mean(axis=2) >= overlap).tolist():
+                    self.followed_by.setdefault(int(rows[i]), set()).add(int(after[j]))
+
+    def paths(
+        self, score: NDArray, *, best: int = 10, least_score: float = 0.005, least_frames: int = 15
+    ) -> list[Path]:
+        """The paths of the class that has these scores (N,)."""
+        scores = score.astype(np.float64).tolist()
+        growing: list[_Growing] = []
+        ended: list[_Growing] = []
+        for frame, rows in self.rows.items():
+            ended += [path for path in growing if frame - path.last > self.length]
+            growing = [path for path in growing if frame - path.last <= self.length]
+            growing.sort(key=lambda path: -path.mean)
+            free = self._soft_best(rows.tolist(), scores, best)
+            for path in growing:
+                close = self.followed_by.get(path.rows[-1], ())
+                if (first := next((row for row in free if row in close), None)) is not None:
+                    path.add(frame, first, free.pop(first))
+            growing += [_Growing(frame, [row], [value]) for row, value in free.items()]
+        long = [path for path in ended + growing if path.last + self.length - path.first >= least_frames]
+        return [self._averaged(path) for path in long if path.mean >= least_score]
+
+    def _soft_best(self, rows: Sequence[int], score: Sequence[float], best: int) -> dict[int, float]:
+        """The best of the tubelets in `rows` with their scores, after suppression, best first.
+
+        As the source has it: one that overlaps a better one by more than the threshold (mean over the K frames, with
+        the extra pixel) is not removed, but its score is multiplied, once, by 1 minus the *sum* of its K overlaps,
+        which is negative for most K above 1, and it suppresses no other.
+        """
+        value, settled = {row: score[row] for row in rows}, set()
+        for row in sorted(rows, key=lambda row: -score[row]):
+            if row in settled:
+                continue
+            settled.add(row)
+            for other, overlaps in self.hides.get(row, ()):
+                if other not in settled:
+                    settled.add(other)
+                    value[other] *= 1 - overlaps
+        return {row: value[row] for row in sorted(rows, key=lambda row: -value[row])[:best]}
+
+    def _overlaps(self, rows: NDArray, others: NDArray, later: int, edge: float) -> NDArray:
+        """How much each tubelet overlaps each that begins `later`, on the common frames or next to them: (n, m, k)."""
+        first, second = self.tubelet[rows, later:], self.tubelet[others, : self.length - later]
+        if later == self.length:
+            first, second = self.tubelet[rows, -1:], self.tubelet[others, :1]
+        shape = (len(rows), len(others), first.shape[1])
+        pairs = (np.broadcast_to(one, (*shape, 4)).reshape(-1, 4) for one in (first[:, None], second[None]))
+        return iou(*pairs, edge).reshape(shape)
+
+    def _averaged(self, path: "_Growing") -> Path:
+        frames = path.last + self.length - path.first
+        box, count = np.zeros((frames, 4)), np.zeros((frames, 1))
+        place = self.start[path.rows][:, None] - path.first + np.arange(self.length)  # (n, K)
+        np.add.at(box, place, self.tubelet[path.rows])
+        np.add.at(count, place, 1)
+        return Path(path.first, box / count, path.mean)
 
 
-def _mean_score(path: Sequence[_Tubelet]) -> float:
-    return sum(one.score for one in path) / len(path)
+@dataclass
+class _Growing:
+    """A path, tubelet after tubelet; `last` is where the last of them begins."""
 
+    first: int
+    rows: list[int]
+    scores: list[float]
+    last: int = -1
+    mean: float = 0.0
 
-def _soft_best(tubelet: NDArray, score: NDArray, threshold: float, best: int) -> tuple[NDArray, NDArray]:
-    """The best tubelets (n, K, 4) with their scores (n,), after suppression, best first.
+    def __post_init__(self) -> None:
+        self.last, self.mean = self.first, self.scores[0]
 
-    As the source has it: one that overlaps a better one by more than the threshold (mean over the K frames, with the
-    extra pixel) is not removed, but its score is multiplied, once, by 1 minus the *sum* of its K overlaps, which is
-    negative for most K above 1, and it suppresses no other.
-    """
-    score, left, length = score.astype(np.float64), np.argsort(-score, kind="stable"), tubelet.shape[1]
-    while len(left) > 1:
-        first, left = left[0], left[1:]
-        sums = _iou_with(tubelet[first], tubelet[left], 1.0).sum(axis=1)
-        hidden = sums > threshold * length
-        score[left[hidden]] *= 1 - sums[hidden]
-        left = left[~hidden]
-    order = np.argsort(-score, kind="stable")[:best]
-    return tubelet[order], score[order]
-
-
-def _overlaps(last: _Tubelet, boxes: NDArray, frame: int, edge: float) -> NDArray:
-    """How much each tubelet (n, K, 4) that begins on `frame` overlaps a path's last one: (n,)."""
-    gone = frame - last.start
-    common = max(len(last.box) - gone, 0)
-    if not common:
-        return _iou_with(last.box[-1:], boxes[:, :1], edge)[:, 0]
-    return _iou_with(last.box[gone:], boxes[:, :common], edge).mean(axis=1)
-
-
-def _iou_with(one: NDArray, many: NDArray, edge: float) -> NDArray:
-    """Overlap (n, k) of the boxes (k, 4) with each of (n, k, 4), frame by frame."""
-    return iou(np.tile(one, (len(many), 1)), many.reshape(-1, 4), edge).reshape(len(many), len(one))
-
-
-def _averaged(path: Sequence[_Tubelet], length: int) -> Path:
-    first = path[0].start
-    frames = path[-1].start + length - first
-    box, count = np.zeros((frames, 4)), np.zeros((frames, 1))
-    for one in path:
-        place = slice(one.start - first, one.start - first + length)
-        box[place] += one.box
-        count[place] += 1
-    return Path(first, box / count, _mean_score(path))
+    def add(self, frame: int, row: int, score: float) -> None:
+        self.rows.append(row)
+        self.scores.append(score)
+        self.last, self.mean = frame, sum(self.scores) / len(self.scores)

@@ -8,9 +8,6 @@ Choices and deviations:
 - in a video of one frame, where there are no steps, the code takes the first box and we the best one.
 """
 
-from collections.abc import Sequence
-from itertools import pairwise
-
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
@@ -25,43 +22,60 @@ def viterbi_paths(frame: ArrayLike, box: ArrayLike, score: ArrayLike, frames: in
     before the next one is sought, until a frame has none left. Frames without a box have those of the nearest frame
     that has, the earlier of two. A path spans the whole video, so that nothing is trimmed in time.
     """
+    return viterbi_class_paths(frame, box, np.asarray(score)[:, None], frames, paths=paths)[0]
+
+
+def viterbi_class_paths(
+    frame: ArrayLike, box: ArrayLike, score: ArrayLike, frames: int, *, paths: int = 3
+) -> list[list[Path]]:
+    """As `viterbi_paths`, of each of C classes, which share their boxes and have scores (N, C) of their own."""
     frame, box, score = np.asarray(frame, np.int64), np.asarray(box, np.float64), np.asarray(score, np.float64)
     if len(frame) and (frame.min() < 0 or frame.max() >= frames):
         raise ValueError(f"boxes lie on frames {frame.min()} to {frame.max()} of a video of {frames} frames")
+    found: list[list[Path]] = [[] for _ in range(score.shape[1])]
     if not len(frame):
-        return []
-    own = np.unique(frame)
-    nearest = own[np.abs(own[None] - np.arange(frames)[:, None]).argmin(axis=1)]  # (frames,)
-    rows = [np.flatnonzero(frame == place) for place in nearest]
-    found = []
-    while len(found) < paths and all(map(len, rows)):
-        steps = [_steps(box[a], score[a], box[b], score[b]) for a, b in pairwise(rows)]
-        chosen = _best_path(steps) if steps else [int(score[rows[0]].argmax())]
-        taken = np.array([own[place] for own, place in zip(rows, chosen, strict=True)])
-        found.append(Path(0, box[taken], float(score[taken].mean())))
-        rows = [np.delete(own, place) for own, place in zip(rows, chosen, strict=True)]
+        return found
+    rows, there = _rows_of_frames(frame, frames)
+    overlap, scores = _overlaps(box[rows]), score[rows].transpose(2, 0, 1)  # (T - 1, M, M), (C, T, M)
+    left = np.tile(np.where(there, 0.0, -np.inf), (len(scores), 1, 1))  # (C, T, M): what a box that is gone costs
+    each, along = np.arange(len(scores))[:, None], np.arange(frames)
+    for _ in range(min(paths, there.sum(axis=1).min())):
+        chosen = _best_paths(overlap, scores, left)  # (C, T)
+        left[each, along, chosen] = -np.inf
+        taken = rows[along, chosen]
+        for label, own in enumerate(taken):
+            found[label].append(Path(0, box[own], float(score[own, label].mean())))
     return found
 
 
-def _steps(box: NDArray, score: NDArray, next_box: NDArray, next_score: NDArray) -> NDArray:
-    """What the step from each box to each of the next frame is worth: (n, m)."""
-    s, t = score[:, None], next_score[None]
-    return _each(box, next_box) + s + t + s * t / 2
+def _rows_of_frames(frame: NDArray, frames: int) -> tuple[NDArray, NDArray]:
+    """The rows of each frame's boxes, or of the nearest frame's that has some, and which are there: both (T, M)."""
+    own = np.unique(frame)
+    nearest = own[np.abs(own[None] - np.arange(frames)[:, None]).argmin(axis=1)]  # (T,)
+    rows = {place: np.flatnonzero(frame == place) for place in own.tolist()}
+    widest = max(map(len, rows.values()))
+    padded = {place: np.pad(some, (0, widest - len(some)), constant_values=-1) for place, some in rows.items()}
+    table = np.stack([padded[place] for place in nearest.tolist()])
+    return table, table >= 0
 
 
-def _each(first: NDArray, second: NDArray) -> NDArray:
-    """Overlap (n, m) of each of (n, 4) with each of (m, 4)."""
-    n, m = len(first), len(second)
-    return iou(np.repeat(first, m, axis=0), np.tile(second, (n, 1))).reshape(n, m)
+def _overlaps(box: NDArray) -> NDArray:
+    """Overlap of each box with each of the next frame's: (T, M, 4) to (T - 1, M, M)."""
+    shape = (len(box) - 1, box.shape[1], box.shape[1])
+    pairs = (np.broadcast_to(one, (*shape, 4)).reshape(-1, 4) for one in (box[:-1, :, None], box[1:, None]))
+    return iou(*pairs).reshape(shape)
 
 
-def _best_path(steps: Sequence[NDArray]) -> list[int]:
-    """Which box to take on each frame so that the sum of the steps (n_i, n_i+1) is largest."""
-    value, choices = np.zeros(steps[-1].shape[1]), []
-    for step in reversed(steps):
-        choices.append((step + value).argmax(axis=1))
-        value = (step + value).max(axis=1)
-    path = [int(value.argmax())]
+def _best_paths(overlap: NDArray, score: NDArray, left: NDArray) -> NDArray[np.int64]:
+    """Which box each class takes on each frame so that the sum of its steps is largest: (C, T)."""
+    classes, frames, _ = score.shape
+    value, choices = left[:, -1] + (score[:, 0] if frames == 1 else 0), []
+    for t in range(frames - 2, -1, -1):
+        here, there = score[:, t, :, None], score[:, t + 1, None, :]
+        total = overlap[t] + here + there + here * there / 2 + value[:, None]  # (C, M, M)
+        choices.append(total.argmax(axis=2))
+        value = total.max(axis=2) + left[:, t]
+    path = [value.argmax(axis=1)]
     for choice in reversed(choices):
-        path.append(int(choice[path[-1]]))
-    return path
+        path.append(choice[np.arange(classes), path[-1]])
+    return np.stack(path, axis=1)
