@@ -4,7 +4,7 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 UNFINISHED = 75  # sysexits' EX_TEMPFAIL: stopped before the end on purpose, run the same command again
@@ -27,7 +27,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="reaction", description=__doc__)
     parser.add_argument("--traceback", action="store_true", help="show where an error came from")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for phase in (_data, _features, _training, _attention, _evaluation, _tables, _networks, _housekeeping):
+    for phase in (_data, _features, _training, _attention, _evaluation, _detection, _tables, _networks, _housekeeping):
         phase(commands)
     return parser
 
@@ -52,12 +52,16 @@ def _features(commands) -> None:
 
 
 def _training(commands) -> None:
-    train = _on_folder(commands, "train", "train one stream", _train)
-    train.add_argument("--checkpoints", type=Path, required=True, help="resume states go here")
-    _workers(train)
-    train.add_argument("--stop-after", type=float, help="minutes; save and leave with status 75 before they are over")
-    _threads(train)
-    _gpus(train)
+    for name, text, run in (
+        ("train", "train one stream", _train),
+        ("train_detector", "train a detector", _train_detector),
+    ):
+        train = _on_folder(commands, name, text, run)
+        train.add_argument("--checkpoints", type=Path, required=True, help="resume states go here")
+        _workers(train)
+        train.add_argument("--stop-after", type=float, help="minutes; save and leave with status 75 before they end")
+        _threads(train)
+        _gpus(train)
 
 
 def _attention(commands) -> None:
@@ -75,6 +79,24 @@ def _evaluation(commands) -> None:
     _threads(score)
     _gpus(score)
     _on_folder(commands, "fuse", "fuse the scores of streams and evaluate them", _fuse)
+
+
+def _detection(commands) -> None:
+    detect = _on_folder(commands, "detect", "find boxes in the test videos", _detect)
+    _workers(detect)
+    _threads(detect)
+    _gpus(detect)
+    _on_folder(commands, "link", "link boxes into tubes", _link)
+    _on_folder(commands, "evaluate", "measure boxes and tubes against the annotated ones", _evaluate)
+    table = commands.add_parser("detection_table", help="set published mean average precisions beside ours")
+    table.add_argument("csv", type=Path)
+    table.add_argument("--spec", required=True, type=json.loads, help="what the table holds, as JSON")
+    table.add_argument("--metrics", type=Path, help="where our numbers go by name, as JSON; unsaid: nowhere")
+    table.set_defaults(run=_detection_table)
+    figures = commands.add_parser("detection_figures", help="draw curves, classes, errors and tubes")
+    figures.add_argument("stem", type=Path, help="what the files' names begin with")
+    figures.add_argument("--spec", required=True, type=json.loads, help="what is drawn, as JSON")
+    figures.set_defaults(run=_detection_figures)
 
 
 def _tables(commands) -> None:
@@ -188,17 +210,23 @@ def _flow(options: argparse.Namespace) -> None:
 
 
 def _train(options: argparse.Namespace) -> int | None:
-    from reaction.training.loop import StopEarly
     from reaction.training.run import train_run
 
+    return _trained(train_run, options)
+
+
+def _train_detector(options: argparse.Namespace) -> int | None:
+    from reaction.training.detector_run import train_detector_run
+
+    return _trained(train_detector_run, options)
+
+
+def _trained(job: Callable[..., None], options: argparse.Namespace) -> int | None:
+    from reaction.training.loop import StopEarly
+
+    how = {"checkpoints": options.checkpoints, "stop_after": options.stop_after}
     try:
-        train_run(
-            options.folder,
-            checkpoints=options.checkpoints,
-            workers=_loaders(options),
-            threads=options.threads,
-            stop_after=options.stop_after,
-        )
+        job(options.folder, workers=_loaders(options), threads=options.threads, **how)
     except StopEarly as stop:
         print(stop)
         return UNFINISHED
@@ -241,6 +269,36 @@ def _fuse(options: argparse.Namespace) -> None:
     from reaction.evaluation.fuse import fuse_scores
 
     fuse_scores(options.folder)
+
+
+def _detect(options: argparse.Namespace) -> None:
+    from reaction.training.detecting import detect_run
+
+    detect_run(options.folder, workers=_loaders(options), threads=options.threads)
+
+
+def _link(options: argparse.Namespace) -> None:
+    from reaction.evaluation.linking import link_detections
+
+    link_detections(options.folder)
+
+
+def _evaluate(options: argparse.Namespace) -> None:
+    from reaction.evaluation.detection import evaluate_detections
+
+    evaluate_detections(options.folder)
+
+
+def _detection_table(options: argparse.Namespace) -> None:
+    from reaction.tables.detection import detection_table
+
+    detection_table(options.spec, options.csv, options.metrics)
+
+
+def _detection_figures(options: argparse.Namespace) -> None:
+    from reaction.tables.detections import detection_figures
+
+    detection_figures(options.spec, options.stem)
 
 
 def _table(options: argparse.Namespace) -> None:

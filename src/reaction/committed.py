@@ -32,7 +32,9 @@ def made_from(plan: Plan, table: str) -> dict[str, Any]:
     """
     folders = sorted({one.folder for one in plan.asked(table)})
     return {
-        "table": plan.params.tables[table].model_dump(mode="json", exclude_defaults=True),
+        "table": (plan.params.tables | plan.params.detection_tables)[table].model_dump(
+            mode="json", exclude_defaults=True
+        ),
         "results": hashlib.sha256(canonical_json(folders).encode()).hexdigest(),
         "papers": {file: sha256(file) for file in papers(plan, table)},
     }
@@ -45,7 +47,7 @@ def set_back(plan: Plan) -> list[str]:
     they were again gets a time of today. A table without a record is Snakemake's to judge.
     """
     stale = []
-    for table in plan.tables:
+    for table in plan.tables | plan.detections:
         record, curves = record_of(table), f"results/figures/{table}_curves.svg"
         if not Path(record).exists():
             continue

@@ -197,7 +197,7 @@ class Plan:
     def inputs_of(self, run: "Run", stream: str) -> dict[str, Artifact]:
         """What every artifact of a stream is made from."""
         features = self.params.scales[run.scale].features
-        if run.scale == "paper" and run.method:
+        if run.scale == "paper" and run.method in self.params.methods:
             features = features | (self.params.methods[run.method].features or {})
         read = [self.features(run.dataset, features[part]) for part in READS[stream]]
         roles = ("features", "flow_features")  # the second of `joint`, which reads both

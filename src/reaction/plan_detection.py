@@ -55,6 +55,8 @@ def detected(plan: "Plan", run: Run) -> Artifact:
     """The boxes that a detector finds in the test videos."""
     protocol = _protocol(plan, run)
     facts = protocol.model_dump(mode="json", include={"stride", "least_score", "suppression"})
+    of_films = plan.params.datasets[run.dataset].layout == "ava"
+    facts |= {"at": "annotated" if of_films else "every"}
     inputs = plan.inputs_of(run, STREAM) | {"run": trained(plan, run)}
     return plan.once(Artifact("detect", run.dataset, f"boxes-{_name(run)}", _facts(run) | facts, inputs))
 

@@ -10,7 +10,9 @@ from typing import Any
 
 from reaction.artifacts import KINDS, Artifact, Result, Run
 from reaction.params import READS, CostFigure, Dataset, Figures, Method, Params, Table, of_row
+from reaction.params_detection import DetectionTable
 from reaction.plan import Plan, shown, views
+from reaction.plan_detection import detected, detection_runs, linked, measured, trained
 
 
 def table_spec(plan: Plan, name: str) -> dict[str, Any]:
@@ -26,7 +28,73 @@ def results(plan: Plan, name: str) -> list[str]:
 
 def papers(plan: Plan, name: str) -> list[str]:
     """The files of the papers whose claims a table shows."""
-    return [f"workflow/papers/{paper}.yaml" for paper in plan.params.tables[name].papers]
+    table = (plan.params.tables | plan.params.detection_tables)[name]
+    return [f"workflow/papers/{paper}.yaml" for paper in table.papers]
+
+
+def detection_spec(plan: Plan, name: str) -> dict[str, Any]:
+    """What the `detection_table` command needs to know, as JSON."""
+    table = plan.params.detection_tables[name]
+    protocols = [plan.params.detection_protocols[of_row(row, table.protocol)[1]] for row in table.methods]
+    metrics: dict[str, dict[str, None]] = {}
+    for metric, evaluators in (pair for one in protocols for pair in one.metrics.items()):
+        metrics.setdefault(metric, {}).update(dict.fromkeys(evaluators))
+    return {
+        "table": name,
+        "dataset": table.dataset,
+        "scale": table.scale,
+        "splits": list(table.splits),
+        "protocol": table.protocol,
+        "methods": list(table.methods),
+        "papers": papers(plan, name),
+        "resample": plan.params.datasets[table.dataset].resample,
+        "metrics": [[metric, list(evaluators)] for metric, evaluators in metrics.items()],
+        "comparisons": [list(pair) for pair in table.comparisons],
+        "results": [_detection_cell(plan, table, one) for one in plan.detections[name]],
+    }
+
+
+def _detection_cell(plan: Plan, table: DetectionTable, result: Result) -> dict[str, Any]:
+    why = undetectable(plan.params, table, result.method)
+    cell = {"method": result.method, "split": result.split, "seed": result.seed, "folder": result.artifact.folder}
+    return cell | {"comparable": not why, "why": "; ".join(why)}
+
+
+def undetectable(params: Params, table: DetectionTable, row: str) -> list[str]:
+    """Why the result of a row may not be set against the published number; empty if it may."""
+    detector, scale = params.detectors[of_row(row, table.protocol)[0]], params.scales[table.scale]
+    schedule, reasons = detector.schedules[table.dataset], []
+    if table.scale != "paper":
+        reasons.append(f"scale {table.scale}")
+    source = params.weights[scale.weights or schedule.weights].source
+    if source == "none" and params.weights[schedule.weights].source != "none":
+        reasons.append("no pretrained branches")
+    return reasons + ([detector.stands_in] if detector.stands_in else [])
+
+
+def detection_figure_spec(plan: Plan, name: str) -> dict[str, Any]:
+    """What the `detection_figures` command draws, as JSON; tubes and clips are of the first row's first run."""
+    table = plan.params.detection_tables[name]
+    runs = {row: detection_runs(table, row) for row in table.methods}
+    first = runs[table.methods[0]][0]
+    boxes = detected(plan, first)
+    linkers = list(plan.params.detection_protocols[first.protocol].video_map)
+    shown = {"index": boxes.inputs["index"].folder, "features": boxes.inputs["features"].folder}
+    shown |= {"boxes": boxes.folder, "videos": table.shown, "split": first.split}
+    shown |= {"tubes": linked(plan, first, linkers[0]).folder} if linkers else {}
+    methods = [{"name": row, "folders": [measured(plan, run).folder for run in some]} for row, some in runs.items()]
+    curves = [{"name": row, "folders": [trained(plan, run).folder for run in some]} for row, some in runs.items()]
+    return {"curves": curves, "methods": methods, "shown": shown}
+
+
+def detection_drawn(plan: Plan, name: str) -> list[str]:
+    """The files that those figures are drawn from."""
+    table = plan.params.detection_tables[name]
+    runs = [run for row in table.methods for run in detection_runs(table, row)]
+    made = [
+        one for run in runs for one in (trained(plan, run), measured(plan, run), *measured(plan, run).inputs.values())
+    ]
+    return list(dict.fromkeys(file for one in made for file in one.files))
 
 
 def network_spec(plan: Plan, name: str) -> dict[str, Any]:

@@ -72,6 +72,11 @@ def with_maps():
     return "|".join(name for name, one in PARAMS.tables.items() if one.maps) or "(?!)"
 
 
+def of_detections():
+    """The same of tables of detections."""
+    return "|".join(PARAMS.detection_tables) or "(?!)"
+
+
 def of_networks():
     """What names of tables of networks look like; nothing does where there are none."""
     return "|".join(PARAMS.network_tables) or "(?!)"
@@ -86,7 +91,7 @@ def checked(wildcards):
     """The name of the table, of networks or results, or of the set of figures, if params.yaml has it."""
     kinds = {
         "figures": PARAMS.figures,
-        "table": PARAMS.tables,
+        "table": PARAMS.tables | PARAMS.detection_tables,
         "networks": PARAMS.network_tables,
         "costs": PARAMS.cost_figures,
     }

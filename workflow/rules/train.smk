@@ -11,6 +11,8 @@ rule train:
         "logs/train/{dataset}/{name}.log",
     benchmark:
         "timings/train/{dataset}/{name}.tsv"
+    wildcard_constraints:
+        name="[^/]+-(rgb|flow|rgbdiff|joint)-split[^/]+",
     threads: by_scale("models", paper=8, reduced=1)
     resources:
         gpu=by_scale("models", paper=1, reduced=0),

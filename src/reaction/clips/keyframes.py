@@ -245,17 +245,17 @@ class TestKeyFrames(_KeyFrames):
     ) -> None:
         super().__init__(videos, frames, around=around, input=input)
         self.stride = stride
-        self._pieces = [
+        self.pieces = [
             (index, some)
             for index, video in enumerate(videos)
             for some in _in_groups(np.asarray(at.get(video.video, ()) if at else range(video.frames), np.int64), batch)
         ]
 
     def __len__(self) -> int:
-        return len(self._pieces)
+        return len(self.pieces)
 
     def __getitem__(self, index: int) -> Item:
-        place, keys = self._pieces[index]
+        place, keys = self.pieces[index]
         video = self.videos[place]
         pictures, places = self._read(video, self.around.indices(keys, video.frames, self.stride))
         height, width = pictures[0].shape[:2]

@@ -143,7 +143,7 @@ def load_start(model: TSN, config: Mapping[str, Any], init: str | None) -> dict[
         if network["backbone"] in FRAMES:
             start_classifier(model.backbone)
         return {"source": "none"}
-    path = _weights_file(weights)
+    path = weights_file(weights)
     read = read_weights(path)
     state = {name.removeprefix("backbone."): value for name, value in read.items()}
     if FIRST_CONV in state and network["backbone"] != "inception_v1":
@@ -199,7 +199,8 @@ def _map_channels(entry: str | None) -> int:
     return 1 if entry == "concat" else 0
 
 
-def _weights_file(weights: Mapping[str, Any]) -> Path:
+def weights_file(weights: Mapping[str, Any]) -> Path:
+    """The file that a `weights` block names, downloaded if it has to be, and checked."""
     if weights["source"] == "download":
         return download(weights["url"], weights["sha256"], DOWNLOADS / weights["url"].rsplit("/", 1)[-1])
     path = Path(weights["path"])
