@@ -166,7 +166,7 @@ def to_markdown(
     title = spec.name if spec.name == spec.dataset else f"{spec.name}: {spec.dataset}"
     parts = [f"# {title}", intro(spec, shared)]
     for title, block in _blocks(spec, rows, lines):
-        parts += [title] * bool(title) + [aligned(*_without({"splits"} if title else set(), columns, block))]
+        parts += [title] * bool(title) + [aligned(*without({"splits"} if title else set(), columns, block))]
     parts.append(_legend(spec, rows))
     if comparisons:
         parts.append("## Against each other")
@@ -192,12 +192,13 @@ def readable(rows: Sequence[Row]) -> tuple[list[str], list[list[str]], dict[str,
         for line, own in zip(lines, reasons, strict=True):
             line[where["why"]] = "; ".join(reason for reason in own if reason not in common)
         shared |= {"why": "; ".join(common)} if common else {}
-    return *filled(*_without(set(shared) - {"why"}, columns, lines)), shared
+    return *filled(*without(set(shared) - {"why"}, columns, lines)), shared
 
 
-def _without(
+def without(
     dropped: set[str], columns: Sequence[str], lines: Sequence[Sequence[str]]
 ) -> tuple[list[str], list[list[str]]]:
+    """Without the `dropped` columns."""
     kept = [place for place, column in enumerate(columns) if column not in dropped]
     return [columns[place] for place in kept], [[line[place] for place in kept] for line in lines]
 
@@ -346,7 +347,7 @@ def aligned(columns: Sequence[str], lines: Sequence[Sequence[str]], numbers: Con
 def to_latex(spec: TableSpec, rows: Sequence[Row]) -> str:
     """A booktabs tabular, without its floating environment, a rule between `split_sets`; `why` stays outside."""
     columns, lines, shared = readable(rows)
-    blocks = [_without({"why"}, columns, block) for _, block in _blocks(spec, rows, lines)]
+    blocks = [without({"why"}, columns, block) for _, block in _blocks(spec, rows, lines)]
     comment = f"{spec.name}. {intro(spec, shared)} {_legend(spec, rows)}"
     return tabular(comment, blocks[0][0], [block for _, block in blocks])
 
