@@ -14,7 +14,7 @@ from reaction.files import canonical_json, read_json
 from reaction.recipes import RECIPES
 
 HEAVY = {"torch", "cv2", "h5py", "numpy", "av", "decord", "matplotlib", "pydantic"}
-COMMANDS = {*RECIPES, "freeze", "table", "convert", "verify", "ls", "gc"}
+COMMANDS = {*RECIPES, "freeze", "table", "convert", "predict", "verify", "ls", "gc"}
 
 
 def lines_of_help(capsys, *command):

@@ -129,6 +129,15 @@ def _networks(commands) -> None:
     convert.add_argument("out", type=Path, help="a .safetensors file")
     convert.add_argument("--to", required=True, metavar="NETWORK", help="as `reaction verify` names it")
     convert.set_defaults(run=_convert)
+    predict = commands.add_parser("predict", help="show what a trained run sees in a video: a copy of it, and a CSV")
+    predict.add_argument("video", type=Path, help="anything that ffmpeg decodes")
+    predict.add_argument("--run", dest="trained", type=Path, required=True, help="the trained run's folder")
+    predict.add_argument("--out", type=Path, default=Path("predictions"), help="a folder; unsaid: predictions")
+    predict.add_argument("--classes", type=Path, help="names of the classes, a line each; unsaid: those of its index")
+    predict.add_argument("--threshold", type=float, default=0.3, help="leave out boxes of a lower score; unsaid: 0.3")
+    _threads(predict)
+    _gpus(predict)
+    predict.set_defaults(run=_predict)
     verify = commands.add_parser("verify", help="set networks' parameters and multiply-adds beside the published ones")
     verify.set_defaults(run=_verify)
 
@@ -347,6 +356,13 @@ def _convert(options: argparse.Namespace) -> None:
     from reaction.convert import convert
 
     convert(options.file, options.to, options.out)
+
+
+def _predict(options: argparse.Namespace) -> None:
+    from reaction.predict.job import predict
+
+    given = {"classes": options.classes, "threshold": options.threshold, "threads": options.threads}
+    predict(options.video, options.trained, options.out, **given)
 
 
 def _verify(options: argparse.Namespace) -> int:

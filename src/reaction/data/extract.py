@@ -180,11 +180,11 @@ def _grey_chunks(job: _Job, pairs: int) -> Iterator[tuple[Video, np.ndarray]]:
         parts = math.ceil(count / pairs)
         with _blaming(video):
             grey = (cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY) for frame in job.frames(video))
-            for chunk in _overlapping(grey, math.ceil(count / parts)):
+            for chunk in overlapping(grey, math.ceil(count / parts)):
                 yield video, chunk
 
 
-def _overlapping(frames: Iterable[np.ndarray], step: int) -> Iterator[np.ndarray]:
+def overlapping(frames: Iterable[np.ndarray], step: int) -> Iterator[np.ndarray]:
     """Stacks of `step` + 1 frames, each starting with the last frame of the one before; the last one may be shorter."""
     waiting: list[np.ndarray] = []
     for frame in frames:
