@@ -121,6 +121,9 @@ def test_draws_without_a_truth_are_left_out_and_draws_that_all_agree_say_nothing
     assert (row.low, row.high) == pytest.approx(tuple(100 * np.nanpercentile(holes, [2.5, 97.5])))
     row = build_rows(spec(), [result(1.0, draws=np.ones(1000))], papers())[0]
     assert (row.ours, row.low, row.high) == (100.0, None, None)
+    perfect = 1 / (1 + 1e-5 / np.arange(1, 1001))  # by `yowo`, of one truth to a thousand
+    row = build_rows(spec(), [result(perfect[9], draws=perfect)], papers())[-1]
+    assert (round(row.ours, 2), row.low) == (100.0, None)
 
 
 @pytest.mark.parametrize(("ours", "verdict"), [(0.49, "reproduced"), (0.55, "reproduced"), (0.489, "differs")])

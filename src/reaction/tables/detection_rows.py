@@ -70,6 +70,7 @@ EVALUATORS = {
 }
 """What evaluators of frames and of tubes do, in short: see `reaction.evaluation`."""
 SAME = 1e-9  # fractions that differ by less differ by rounding
+FLAT = 1e-4  # draws this close together show nothing but `yowo`'s 0.00001 truths too many
 
 Measure = tuple[str, str]
 """A metric, such as video_map@0.5, and the evaluator it is measured by."""
@@ -285,7 +286,7 @@ def _mean_draws(results: Sequence[Evaluated], measure: Measure) -> NDArray:
 def _interval(draws: NDArray, seeds: statistics.SeedError | None = None) -> statistics.Interval | None:
     """None where all draws give the same, which says nothing of what others would give."""
     known = draws[~np.isnan(draws)]
-    if len(known) == 0 or (np.ptp(known) < SAME and not (seeds and seeds.error)):
+    if len(known) == 0 or (np.ptp(known) < FLAT and not (seeds and seeds.error)):
         return None
     return statistics.of_draws(draws, seeds, np.random.default_rng(0))
 
