@@ -286,7 +286,7 @@ def _mean_draws(results: Sequence[Evaluated], measure: Measure) -> NDArray:
 def _interval(draws: NDArray, seeds: statistics.SeedError | None = None) -> statistics.Interval | None:
     """None where all draws give the same, which says nothing of what others would give."""
     known = draws[~np.isnan(draws)]
-    if len(known) == 0 or (np.ptp(known) < FLAT and not (seeds and seeds.error)):
+    if len(known) == 0 or (np.ptp(known) < FLAT and (seeds is None or seeds.error < FLAT)):
         return None
     return statistics.of_draws(draws, seeds, np.random.default_rng(0))
 
