@@ -102,7 +102,22 @@ rule detection_table:
         results=reads(specs.results),
         papers=claims,
     output:
-        **TABLE,
+        csv=report(
+            "results/tables/{table}.csv",
+            caption="../report/detection_table.rst",
+            category="Tables",
+            labels={"table": "{table}", "what": "published and ours"},
+        ),
+        metrics="results/metrics/{table}.json",
+        md="results/tables/{table}.md",
+        tex="results/tables/{table}.tex",
+        comparisons=report(
+            "results/tables/{table}_comparisons.csv",
+            caption="../report/detection_comparisons.rst",
+            category="Tables",
+            labels={"table": "{table}", "what": "ours against ours"},
+        ),
+        record="results/tables/{table}.json",
     log:
         "logs/detection_table/{table}.log",
     wildcard_constraints:
