@@ -7,8 +7,8 @@ import pytest
 
 from reaction.evaluation.boxes import iou
 from reaction.evaluation.link_online import ActorPath, OnlineLinker, smoothed_labels, trimmed_tubes
-from reaction.evaluation.link_tubelets import link_tubelets
-from reaction.evaluation.link_viterbi import viterbi_paths
+from reaction.evaluation.link_tubelets import Tubelets, link_tubelets
+from reaction.evaluation.link_viterbi import viterbi_class_paths, viterbi_paths
 from reaction.evaluation.tubes import Path, Tube, TubeOverlap, suppress_tubes, tube_of
 
 FRAMES = 24
@@ -125,6 +125,27 @@ def test_viterbi_repeats_the_nearest_frame_where_there_is_none():
     assert single.box.tolist() == [[1, 0, 11, 10]]
     with pytest.raises(ValueError, match="frames 2 to 5 of a video of 4"):
         viterbi_paths([2, 5], boxes, [0.5, 0.7], 4)
+
+
+def test_classes_that_share_their_boxes_are_linked_as_if_alone():
+    """Frames have no, one or several boxes; scores have one digit, so that paths are often equally good."""
+    rng = np.random.default_rng(4)
+    frame = np.sort(rng.integers(0, 20, 60))
+    corner = rng.integers(0, 15, (60, 2))
+    box, score = np.concatenate([corner, corner + 20], axis=1).astype(float), np.round(rng.random((60, 3)), 1)
+    together = viterbi_class_paths(frame, box, score, 20)
+    shared = Tubelets(frame, box[:, None], 20)
+    assert {len(paths) for paths in together} == {int(np.bincount(frame)[np.unique(frame)].min())}
+    for label in range(3):
+        alone = viterbi_paths(frame, box, score[:, label], 20)
+        assert [one.box.tolist() for one in together[label]] == [one.box.tolist() for one in alone]
+        assert [one.score for one in together[label]] == [one.score for one in alone]
+        alone = link_tubelets(frame, box[:, None], score[:, label], 20, least_frames=2)
+        again = shared.paths(score[:, label], least_frames=2)
+        assert len(alone) > 3
+        assert [(one.start, one.box.tolist(), one.score) for one in again] == [
+            (one.start, one.box.tolist(), one.score) for one in alone
+        ]
 
 
 def tubelets(track: np.ndarray, length: int, starts: range | list[int]) -> tuple[np.ndarray, np.ndarray]:

@@ -15,6 +15,7 @@ largest precision at each recall, the mean over classes that have truth.
 `activitynet` cuts off equals at the 50th place in the order they come in, as its source does.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -37,6 +38,13 @@ from reaction.evaluation.boxes import (
 THRESHOLD = 0.5
 LARGEST = 2.0  # of a box's coordinates, which may lie a little beyond the frame
 MINI_EVERY = 4  # SlowFast validates on keyframes of seconds that 4 divides unless AVA.FULL_TEST_ON_VAL is set
+# The actions, by number from 1, that ActivityNet evaluates: those of ava_action_list_v2.2_for_activitynet_2019.pbtxt.
+EVALUATED = (
+    *(1, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 17, 20, 22, 24, 26, 27, 28, 29, 30, 34, 36, 37, 38, 41, 43, 45),
+    *(46, 47, 48, 49, 51, 52, 54, 56, 57, 58, 59, 60, 61, 62, 63, 64, 65, 66, 67, 68, 69, 70, 72, 73, 74, 76, 77, 78),
+    *(79, 80),
+)
+ALL_ACTIONS, LAST_ACTION = 80, "watch (a person)"  # of AVA's label map
 
 
 @dataclass(frozen=True)
@@ -111,6 +119,12 @@ def ava_map(
         ranked = Ranked(detections.score[:, action], detections.video, row[label == action], true_video)
         measured.add(action, ranked, Curve.every_point, undetected=protocol.undetected)
     return measured.result(protocol.name if part == "full" else f"{protocol.name}-{part}", THRESHOLD)
+
+
+def evaluated(classes: Sequence[str]) -> NDArray[np.int64]:
+    """Positions of the classes that count: of AVA's 80 actions those that ActivityNet names, of others all."""
+    of_ava = len(classes) == ALL_ACTIONS and classes[-1] == LAST_ACTION
+    return np.array(EVALUATED, np.int64) - 1 if of_ava else np.arange(len(classes))
 
 
 def _check_fractions(*boxes: NDArray) -> None:

@@ -161,17 +161,15 @@ class Ranked:
         distinct = np.unique(self.score[self.hits])
         scored = ~np.isnan(self.score)
         score, unit = self.score[scored], draws.unit[self.video[scored]]
-        units, hit_score, hit_unit = draws.times.shape[1], self.score[self.hits], draws.unit[self.video[self.hits]]
-        counts = [
-            _by_unit(values, of, distinct, side, units)
-            for values, of in ((hit_score, hit_unit), (score, unit))
-            for side in ("right", "left")
-        ]
+        units = draws.times.shape[1]
         positives = np.bincount(draws.unit[self.true_video], minlength=units)
+        hit = _by_unit(self.score[self.hits], draws.unit[self.video[self.hits]], distinct, "right", units)
+        upto, above = (_by_unit(score, unit, distinct, side, units) for side in ("right", "left"))
         size = max(1, CHUNK // max(1, len(distinct)))
         for start in range(0, len(draws.times), size):
             times = draws.times[start : start + size]
-            hits, before, found, found_before = (times @ count for count in counts)  # (d, P) each
+            hits, found, found_before = times @ hit, times @ upto, times @ above  # (d, P) each
+            before = np.concatenate([np.zeros((len(times), 1)), hits[:, :-1]], axis=1)[:, : len(distinct)]
             yield Curve(distinct[::-1], hits, found, before, found_before, times @ positives + extra)
 
 

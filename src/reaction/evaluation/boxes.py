@@ -83,6 +83,15 @@ def inclusive(box: NDArray) -> NDArray:
     return np.asarray(box) - np.array([0, 0, 1, 1], np.asarray(box).dtype)
 
 
+def as_counted(box: NDArray, edge: float) -> NDArray:
+    """Our half-open boxes (N, 4) in the numbers of a protocol that adds `edge` to widths and heights.
+
+    One that adds a pixel means the first and last columns by its numbers, one that adds nothing means edges. So either
+    way widths are what they are, and a box thinner than a pixel has one.
+    """
+    return np.concatenate([box[:, :2], np.maximum(box[:, :2], inclusive(box)[:, 2:])], axis=1) if edge else box
+
+
 def frame_ids(video: ArrayLike, frame: ArrayLike) -> NDArray[np.int64]:
     """One number (N,) for each frame of each video; both count from 0 or above, frames below 2^32."""
     video, frame = np.asarray(video, np.int64), np.asarray(frame, np.int64)
