@@ -65,6 +65,9 @@ class Detector(Model):
     ]
     parts: Literal["2d", "3d", "2d+3d", "2d+3d+cfam"] = "2d+3d+cfam"
     attention: Literal["code", "paper"] = Field("code", description="of CFAM: see reaction.models.yowo")
+    bank: Literal["around", "causal"] | None = Field(
+        None, description="clips of the whole video stand for the clip's own features: around the key frame, or before"
+    )
     input: Annotated[int, Field(gt=0, multiple_of=CELL)] = Field(description="pixels a side that the network sees")
     frames: Positive = Field(description="of a clip, whose last one is the key frame")
     anchors: Literal["public", "fitted"] = Field(
@@ -75,6 +78,12 @@ class Detector(Model):
         description="by dataset: written out, or a key of `detector_schedules:`"
     )
     stands_in: str | None = Field(None, description="what differs from the paper's own, if anything does")
+
+    @model_validator(mode="after")
+    def _bank_of_what(self) -> "Detector":
+        if self.bank and "3d" not in self.parts:
+            raise ValueError("`bank:` is of the features of the 3D branch, which `parts: 2d` does not have")
+        return self
 
 
 class DetectionProtocol(Model):

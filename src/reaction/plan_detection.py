@@ -98,12 +98,16 @@ def _name(run: Run) -> str:
 def _network(detector: Detector, scale: Scale, layout: str) -> dict[str, Any]:
     """What `reaction.training.detector.build_detector` builds, and what it sees."""
     kept = {"network", "backbone_3d", "parts", "attention"}
-    return detector.model_dump(mode="json", include=kept) | {
-        "width": scale.width,
-        "input": scale.input or detector.input,
-        "frames": min(detector.frames, scale.clip or detector.frames),
-        "poses": POSES if layout == "ava" else 0,
-    }
+    return (
+        detector.model_dump(mode="json", include=kept)
+        | {
+            "width": scale.width,
+            "input": scale.input or detector.input,
+            "frames": min(detector.frames, scale.clip or detector.frames),
+            "poses": POSES if layout == "ava" else 0,
+        }
+        | ({"bank": detector.bank} if detector.bank else {})
+    )
 
 
 def _training(schedule: DetectorSchedule, scale: Scale) -> Mapping[str, Any]:

@@ -9,6 +9,7 @@ from torch.utils.data import DataLoader
 
 from reaction.clips.keyframes import (
     Around,
+    Bank,
     Distortion,
     TestKeyFrames,
     TrainKeyFrames,
@@ -282,3 +283,50 @@ def test_distortions_that_make_no_sense_are_refused():
         Distortion(jitter=0.5)
     with pytest.raises(ValueError, match="saturation and exposure are 1 or more"):
         Distortion(exposure=0.5)
+
+
+def test_a_bank_has_the_clips_around_the_key_frame_or_those_before_it():
+    """Of a video of 160 frames, 20 clips of 8."""
+    around, causal = Bank("around"), Bank("causal")
+    assert around.starts(80, 160) == list(range(48, 112, 8)), "frames 48 to 111"
+    assert around.starts(0, 160) == [0, 8, 16, 24], "there is nothing before the video"
+    assert around.starts(159, 160) == [120, 128, 136, 144, 152]
+    assert causal.starts(79, 160) == list(range(16, 80, 8)), "frame 79 ends the tenth clip"
+    assert causal.starts(78, 160) == list(range(8, 72, 8))
+    assert causal.starts(7, 160) == [0]
+    assert causal.starts(4, 160) == [-3], "none has ended: the 8 frames up to it"
+
+
+def test_key_frames_share_the_clips_of_a_bank():
+    frames, weight = Bank("around").read([0, 8, 40], 61)  # the eighth clip is filled up with the last frame
+    assert frames[:, 0].tolist() == [0, 8, 16, 24, 32, 40, 48, 56]
+    assert frames[-1].tolist() == [56, 57, 58, 59, 60, 60, 60, 60]
+    np.testing.assert_allclose(weight.sum(axis=1), 1)
+    assert [row.nonzero()[0].tolist() for row in weight] == [[0, 1, 2, 3], [0, 1, 2, 3, 4], [1, 2, 3, 4, 5, 6, 7]]
+    early, _ = Bank("causal").read([4], 61)
+    assert early.tolist() == [[0, 0, 0, 0, 1, 2, 3, 4]]
+
+
+def test_items_have_the_pictures_of_the_bank():
+    shards, boxes = MemoryShards({"a": numbered(20)}), {"a": one_tube([[0, 0, 160, 120]] * 20)}
+    options = {"around": Around(4), "input": INPUT, "bank": Bank("causal")}
+    test = TestKeyFrames([video("a", 20)], shards, batch=20, **options)[0]
+    shown = ((test["bank"][:, 0, :, 0, 0] + 1) * 127.5 / 10).round().int().tolist()
+    assert shown[-2:] == [list(range(8)), list(range(8, 16))]
+    assert test["weight"][15].tolist() == [0.0] * (len(shown) - 2) + [0.5, 0.5]
+    train = TrainKeyFrames([video("a", 20)], shards, boxes, distortion=PLAIN, seed=0, strides=(1,), **options)
+    batch = collate([train[3], train[15]])
+    assert batch.bank.shape == (3, 3, 8, INPUT, INPUT)
+    assert batch.weight.tolist() == [[1.0, 0.0, 0.0], [0.0, 0.5, 0.5]]
+    assert ((batch.bank[0, 0, :, 0, 0] + 1) * 127.5 / 10).round().int().tolist() == [0, 0, 0, 0, 0, 1, 2, 3]
+    assert (
+        collate(
+            [
+                TrainKeyFrames(
+                    [video("a", 20)], shards, boxes, around=Around(4), input=INPUT, distortion=PLAIN, seed=0
+                )[0]
+            ]
+            * 2
+        ).bank
+        is None
+    )

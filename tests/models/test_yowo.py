@@ -15,14 +15,13 @@ from reaction.models.yowo import (
     YOWO_AVA,
     ChannelAttention,
     Predictions,
-    build_bank,
     classes_in,
     decode,
     detect,
+    freeze_bank,
     freeze_branches,
     from_branches,
     load_matching,
-    read_bank,
     refit,
 )
 
@@ -189,31 +188,28 @@ def test_detections_are_pixels_within_the_frame_less_what_overlaps_a_surer_box()
     assert (nobody.box.shape, nobody.score.shape) == ((0, 4), (0, 2))
 
 
-def test_the_bank_is_read_around_the_key_frame_or_before_it():
-    bank = torch.arange(20.0).view(20, 1, 1, 1)  # 160 frames
-    assert read_bank(bank, 80) == pytest.approx(sum(range(6, 14)) / 8), "frames 48 to 111"
-    assert read_bank(bank, 0) == pytest.approx(sum(range(4)) / 4), "there is nothing before the video"
-    assert read_bank(bank, 159) == pytest.approx(sum(range(15, 20)) / 5)
-    assert read_bank(bank, 79, causal=True) == pytest.approx(sum(range(2, 10)) / 8), "frame 79 ends the tenth clip"
-    assert read_bank(bank, 78, causal=True) == pytest.approx(sum(range(1, 9)) / 8)
-    assert read_bank(bank, 7, causal=True) == 0
-    with pytest.raises(ValueError, match="no clip of 8 frames has ended by frame 6"):
-        read_bank(bank, 6, causal=True)
-    with pytest.raises(ValueError, match="frame 160 lies outside"):
-        read_bank(bank, 160)
-
-
-def test_the_banks_entries_are_the_features_of_clips_of_8_frames():
+def test_clips_of_a_bank_stand_for_the_clips_own_features():
     network = tiny().eval()
-    frames = torch.randn(3, 11, 64, 64)
-    rest = torch.cat((frames[:, 8:], frames[:, -1:].expand(-1, 5, -1, -1)), dim=1)
+    clip, bank = torch.randn(2, 3, 8, 64, 64), torch.randn(3, 3, 8, 64, 64)
     with torch.no_grad():
-        bank = build_bank(network, frames)
-        torch.testing.assert_close(bank, network.features_3d(torch.stack((frames[:, :8], rest))))
-        clip = torch.randn(1, 3, 8, 64, 64)
-        own = network.features_3d(clip)
-        torch.testing.assert_close(network(clip, own), network(clip))
-        assert not torch.allclose(network(clip, bank[:1]), network(clip))
+        own = torch.eye(2)
+        torch.testing.assert_close(network(clip, clip, own), network(clip))
+        first, second, third = network.features_3d(bank)
+        mixed = torch.stack([(first + second) / 2, third])
+        both = torch.cat((mixed, network.backbone_2d(clip[:, :, -1])), dim=1)
+        weight = torch.tensor([[0.5, 0.5, 0.0], [0.0, 0.0, 1.0]])
+        torch.testing.assert_close(network(clip, bank, weight), network.conv_final(network.cfam(both)))
+
+
+def test_a_fixed_bank_is_neither_trained_nor_measured_again():
+    network = tiny()
+    freeze_bank(network)
+    before = {name: value.clone() for name, value in network.backbone_3d.state_dict().items()}
+    network.train()
+    network(torch.randn(2, 3, 8, 64, 64)).sum().backward()
+    assert all(torch.equal(value, before[name]) for name, value in network.backbone_3d.state_dict().items())
+    assert all(parameter.grad is None for parameter in network.backbone_3d.parameters())
+    assert network.cfam.training
 
 
 def test_frozen_branches_are_the_public_recipes():

@@ -250,6 +250,17 @@ def test_a_file_of_branches_is_a_start(tmp_path):
         start_from(model, {"source": "file", "path": str(tmp_path / "other.safetensors"), "sha256": None})
 
 
+def test_a_detector_with_a_bank_is_trained_and_asked(project):
+    folder = freeze(project, "run", network={"parts": "2d+3d+cfam", "bank": "causal"})
+    train_detector_run(folder, checkpoints="checkpoints/run")
+    out = freeze_detect(project, folder, least_score=0.0)
+    detect_run(out)
+    found, detector = read_detected(f"{out}/boxes.h5"), load_detector(folder)
+    assert detector.bank.kind == "causal"
+    rows = found.rows(0)
+    assert sorted(set(found.frame[rows])) == list(range(videos("test")[0].frames))
+
+
 def test_late_training_leaves_the_first_layers(project):
     folder = freeze(project, "run", trains="late", training={"weight_decay": 0.0})
     torch.manual_seed(0)

@@ -28,6 +28,7 @@ from reaction.data.boxes import Boxes
 from reaction.data.index import Video
 from reaction.data.store import Shards
 
+BANK_LENGTH, BANK_CLIPS = 8, 8  # frames of a clip of the bank, and how many clips stand for one
 LEAST_SIDE = 0.001  # of the input: what is left of a smaller box is none (wei-tim/YOWO)
 
 Item = dict[str, Tensor]
@@ -45,6 +46,37 @@ class Around:
         place = self.frames - 1 if self.key == "last" else self.frames // 2
         steps = stride * (np.arange(self.frames) - place)
         return np.clip(np.asarray(key_frames)[:, None] + steps, 0, length - 1)
+
+
+@dataclass(frozen=True)
+class Bank:
+    """Which clips of 8 frames, into which a video is cut, stand for the clip of a key frame: YOWO's long-term bank.
+
+    `around` takes eight of them, four from before the key frame's own; `causal` the last eight that have ended by it,
+    or, when none has, the 8 frames up to it.
+    """
+
+    kind: Literal["around", "causal"]
+
+    def starts(self, key_frame: int, length: int) -> list[int]:
+        """The first frames of these clips in a video of `length` frames, the earliest first."""
+        end = (key_frame + 1) // BANK_LENGTH
+        if self.kind == "around":
+            end = min(key_frame // BANK_LENGTH + BANK_CLIPS // 2, -(-length // BANK_LENGTH))
+            first = max(0, key_frame // BANK_LENGTH - BANK_CLIPS // 2)
+        else:
+            first = max(0, end - BANK_CLIPS)
+        return [BANK_LENGTH * place for place in range(first, end)] or [key_frame + 1 - BANK_LENGTH]
+
+    def read(self, key_frames: Sequence[int], length: int) -> tuple[np.ndarray, np.ndarray]:
+        """The frames of all clips that key frames (K,) need, int64 (E, 8), and each one's mean of them, (K, E).
+
+        Beyond the ends of the video its first or last frame repeats.
+        """
+        needed = [self.starts(int(key), length) for key in key_frames]
+        entries = sorted({start for starts in needed for start in starts})
+        weights = np.array([[(entry in starts) / len(starts) for entry in entries] for starts in needed], np.float32)
+        return np.clip(np.array(entries)[:, None] + np.arange(BANK_LENGTH), 0, length - 1), weights
 
 
 @dataclass(frozen=True)
@@ -132,8 +164,10 @@ def _cut(frame: np.ndarray, crop: Crop, input: int) -> np.ndarray:
 
 
 class _KeyFrames(Dataset):
-    def __init__(self, videos: Sequence[Video], frames: Shards, *, around: Around, input: int) -> None:
-        self.videos, self.frames, self.around, self.input = videos, frames, around, input
+    def __init__(
+        self, videos: Sequence[Video], frames: Shards, *, around: Around, input: int, bank: Bank | None = None
+    ) -> None:
+        self.videos, self.frames, self.around, self.input, self.bank = videos, frames, around, input, bank
         for video in videos:
             if (stored := frames.length(video.video)) != video.frames:
                 raise ValueError(
@@ -141,12 +175,25 @@ class _KeyFrames(Dataset):
                     "frames; take features without `fps`"
                 )
 
-    def _read(self, video: Video, wanted: np.ndarray) -> tuple[list[np.ndarray], np.ndarray]:
-        """The different frames among those `wanted` (K, T), each decoded once, and their places (K, T)."""
+    def _read(
+        self, video: Video, key_frames: Sequence[int], stride: int
+    ) -> tuple[list[np.ndarray], np.ndarray, "_BankPlaces | None"]:
+        """The different frames that the clips of key frames (K,) need, each decoded once, and their places (K, T)."""
         if get_worker_info() is not None:
             cv2.setNumThreads(0)  # the workers are the parallelism: see `reaction.clips.loader`
-        needed, places = np.unique(wanted, return_inverse=True)
-        return self.frames.pictures(video.video, needed), places.reshape(wanted.shape)
+        wanted = self.around.indices(np.asarray(key_frames), video.frames, stride)
+        entries, weight = self.bank.read(key_frames, video.frames) if self.bank else (np.empty((0, 1), int), None)
+        needed, inverse = np.unique(np.concatenate((wanted.ravel(), entries.ravel())), return_inverse=True)
+        places, others = inverse[: wanted.size].reshape(wanted.shape), inverse[wanted.size :].reshape(entries.shape)
+        bank = None if weight is None else _BankPlaces(others, weight)
+        return self.frames.pictures(video.video, needed), places, bank
+
+
+class _BankPlaces(NamedTuple):
+    """The places (E, 8) of the frames of a bank's clips, and each key frame's mean of the clips, (K, E)."""
+
+    places: np.ndarray
+    weight: np.ndarray
 
 
 class TrainKeyFrames(_KeyFrames):
@@ -156,7 +203,8 @@ class TrainKeyFrames(_KeyFrames):
     (N,), `index` int64. With `classes` an actor may do several things (AVA): the rows of a tube in a frame are one
     box, and `label` is float32 (N, classes), ones and zeros. N may be 0, where the crop lost the boxes.
 
-    Every `strides[k]`-th frame of the video is taken, k drawn for each clip.
+    Every `strides[k]`-th frame of the video is taken, k drawn for each clip. With a `bank` items have those clips as
+    well: `bank` float32 (E, 3, 8, h, w), seen as the clip is.
     """
 
     def __init__(
@@ -172,9 +220,10 @@ class TrainKeyFrames(_KeyFrames):
         every: int = 1,
         strides: Sequence[int] = (1, 2),
         classes: int | None = None,
+        bank: Bank | None = None,
     ) -> None:
         annotated = [video for video in videos if len(boxes.get(video.video, ()))]
-        super().__init__(annotated, frames, around=around, input=input)
+        super().__init__(annotated, frames, around=around, input=input, bank=bank)
         self.boxes, self.distortion, self.strides, self.classes = boxes, distortion, strides, classes
         self.seed = seed
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()  # persistent workers see it change
@@ -196,13 +245,14 @@ class TrainKeyFrames(_KeyFrames):
         place, some = self._drawn_from[index]
         video, key = self.videos[place], rng.choice(some)
         stride = int(rng.choice(self.strides))
-        pictures, places = self._read(video, self.around.indices(np.array([key]), video.frames, stride))
+        pictures, places, bank = self._read(video, [key], stride)
         height, width = pictures[0].shape[:2]
         view = self.distortion.draw(width, height, rng)
-        seen = view.pictures(pictures, self.input)[places[0]]
+        seen = view.pictures(pictures, self.input)
         box, label = self._actors(video, int(key))
         box, kept = view.boxes(box, width, height)
-        item = {"clip": _clip(seen), "box": box, "label": label[kept]}
+        item = {"clip": _clip(seen[places[0]]), "box": box, "label": label[kept]}
+        item |= {"bank": _clip(seen[bank.places])} if bank else {}
         return {name: torch.from_numpy(array) for name, array in item.items()} | {"index": torch.tensor(index)}
 
     def _actors(self, video: Video, frame: int) -> tuple[np.ndarray, np.ndarray]:
@@ -227,7 +277,7 @@ class TestKeyFrames(_KeyFrames):
 
     An item is up to `batch` key frames of one video that follow each other, whose clips share most frames: `clip`
     float32 (K, 3, T, h, w), `frame` int64 (K,), `index` int64, the video's place in `videos`. Every `stride`-th frame
-    is taken.
+    is taken. With a `bank` there are `bank` float32 (E, 3, 8, h, w) and `weight` float32 (K, E) as well.
     """
 
     __test__ = False  # pytest would collect the name
@@ -242,8 +292,9 @@ class TestKeyFrames(_KeyFrames):
         batch: int,
         stride: int = 1,
         at: Mapping[str, Sequence[int]] | None = None,
+        bank: Bank | None = None,
     ) -> None:
-        super().__init__(videos, frames, around=around, input=input)
+        super().__init__(videos, frames, around=around, input=input, bank=bank)
         self.stride = stride
         self.pieces = [
             (index, some)
@@ -257,11 +308,12 @@ class TestKeyFrames(_KeyFrames):
     def __getitem__(self, index: int) -> Item:
         place, keys = self.pieces[index]
         video = self.videos[place]
-        pictures, places = self._read(video, self.around.indices(keys, video.frames, self.stride))
+        pictures, places, bank = self._read(video, keys, self.stride)
         height, width = pictures[0].shape[:2]
         whole = View(Crop(0, 0, width, height)).pictures(pictures, self.input)  # (U, h, w, 3)
-        found = {"clip": torch.from_numpy(_clip(whole[places])), "frame": torch.from_numpy(keys)}
-        return found | {"index": torch.tensor(place)}
+        found = {"clip": _clip(whole[places]), "frame": keys}
+        found |= {"bank": _clip(whole[bank.places]), "weight": bank.weight} if bank else {}
+        return {name: torch.from_numpy(array) for name, array in found.items()} | {"index": torch.tensor(place)}
 
 
 def _clip(pictures: np.ndarray) -> np.ndarray:
@@ -272,7 +324,8 @@ def _clip(pictures: np.ndarray) -> np.ndarray:
 class Batch(NamedTuple):
     """Clips (B, 3, T, h, w) and the N boxes of all of them; `image`, `box` and `label` are the fields of `Targets`.
 
-    image: int64 (N,), whose clip's. box: float32 (N, 4). label: (N,) or (N, classes). index: int64 (B,).
+    image: int64 (N,), whose clip's. box: float32 (N, 4). label: (N,) or (N, classes). index: int64 (B,). bank: clips
+    (E, 3, 8, h, w) of all items, and each one's mean of its own by weight (B, E); None without a bank.
     """
 
     clip: Tensor
@@ -280,6 +333,8 @@ class Batch(NamedTuple):
     box: Tensor
     label: Tensor
     index: Tensor
+    bank: Tensor | None = None
+    weight: Tensor | None = None
 
 
 def collate(items: Sequence[Item]) -> Batch:
@@ -291,4 +346,10 @@ def collate(items: Sequence[Item]) -> Batch:
         box=torch.cat([item["box"] for item in items]),
         label=torch.cat([item["label"] for item in items]),
         index=torch.stack([item["index"] for item in items]),
+        **(_banks(items) if "bank" in items[0] else {}),
     )
+
+
+def _banks(items: Sequence[Item]) -> dict[str, Tensor]:
+    own = [torch.full((1, len(item["bank"])), 1 / len(item["bank"])) for item in items]
+    return {"bank": torch.cat([item["bank"] for item in items]), "weight": torch.block_diag(*own)}

@@ -15,13 +15,13 @@ Choices and deviations:
 - `parts` names a row of the paper's ablation. Without CFAM, which the paper does not describe, the prediction is made
   from the branches' channels as they are;
 - the long-term feature bank is not in the public code, and a note on the paper is all we had: the features of eight
-  clips of 8 frames around the key frame stand for the clip's own, averaged, since checkpoints have no more channels.
-  Causal, it takes the last eight clips that have ended by the key frame;
+  clips of 8 frames around the key frame stand for the clip's own (`reaction.clips.keyframes.Bank`). They are averaged,
+  since checkpoints have no more channels, and made anew for every clip, so that crop and mirror are the key frame's;
 - `width` scales every channel count but the predictions'.
 """
 
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
@@ -59,7 +59,6 @@ ANCHORS = {
 }
 PARTS = ("2d", "3d", "2d+3d", "2d+3d+cfam")
 AVA_POSES = 14
-BANK_LENGTH, BANK_CLIPS = 8, 8  # frames of a clip of the bank, and how many clips are read
 FREE_2D, FREE_3D = ("backbone_2d.models.29.", "backbone_2d.models.30."), ("backbone_3d.layer4.",)
 # The first convolutions and the means that the normalisations behind them subtract.
 FIRST = {
@@ -102,12 +101,24 @@ class YOWO(nn.Module):
         self.cfam = CFAM(features, scaled(1024, width), attention=attention) if "cfam" in parts else None
         features = scaled(1024, width) if self.cfam else features
         self.conv_final = nn.Conv2d(features, anchors * (5 + classes), 1, bias=False)
+        self.bank_is_fixed = False
 
-    def forward(self, clip: Tensor, bank: Tensor | None = None) -> Tensor:
-        """Predictions for the last frame of `clip`; `bank` (B, C, H / 32, W / 32) stands for the clip's features."""
+    def train(self, mode: bool = True) -> Self:
+        """As any module's, but for a 3D branch that `freeze_bank` has fixed with its batch statistics."""
+        super().train(mode)
+        if self.bank_is_fixed:
+            self.backbone_3d.eval()
+        return self
+
+    def forward(self, clip: Tensor, bank: Tensor | None = None, weight: Tensor | None = None) -> Tensor:
+        """Predictions for the last frame of `clip`.
+
+        Of the clips `bank` (E, 3, 8, H, W) each `clip` has the mean by `weight` (B, E) instead of its own features.
+        """
         branches = []
         if self.backbone_3d:
-            branches.append(self.features_3d(clip) if bank is None else bank)
+            features = self.features_3d(clip if bank is None else bank)
+            branches.append(features if bank is None else torch.tensordot(weight, features, dims=1))
         if self.backbone_2d:
             branches.append(self.backbone_2d(clip[:, :, -1]))
         features = torch.cat(branches, dim=1)  # (B, 2048 + 425, H / 32, W / 32)
@@ -247,29 +258,10 @@ def _probabilities(logits: Tensor, poses: int) -> Tensor:
     return torch.cat((logits[..., :poses].softmax(dim=-1), logits[..., poses:].sigmoid()), dim=-1)
 
 
-def build_bank(network: YOWO, frames: Tensor) -> Tensor:
-    """The long-term feature bank (N, C, H / 32, W / 32) of a video's frames (3, T, H, W), in clips of 8 frames.
-
-    The last clip is filled up with the last frame.
-    """
-    missing = -frames.shape[1] % BANK_LENGTH
-    filled = torch.cat((frames, frames[:, -1:].expand(-1, missing, -1, -1)), dim=1)
-    clips = filled.split(BANK_LENGTH, dim=1)
-    return torch.cat([network.features_3d(clip[None]) for clip in clips])
-
-
-def read_bank(bank: Tensor, key_frame: int, *, causal: bool = False) -> Tensor:
-    """The mean (C, h, w) of up to eight entries of a video's `bank`: those around `key_frame`, or those before it.
-
-    Causal, with no clip ended by `key_frame`, it raises ValueError: the clip's own features have to do.
-    """
-    if not 0 <= key_frame < len(bank) * BANK_LENGTH:
-        raise ValueError(f"frame {key_frame} lies outside of the bank, which ends at {len(bank) * BANK_LENGTH}")
-    end = (key_frame + 1) // BANK_LENGTH if causal else key_frame // BANK_LENGTH + BANK_CLIPS // 2
-    window = bank[max(0, end - BANK_CLIPS) : end]
-    if not len(window):
-        raise ValueError(f"no clip of {BANK_LENGTH} frames has ended by frame {key_frame}: use the clip's own features")
-    return window.mean(dim=0)
+def freeze_bank(network: YOWO) -> None:
+    """Keep the 3D branch as it is: a long-term feature bank is made once, by a pretrained network."""
+    network.bank_is_fixed = True
+    network.backbone_3d.eval().requires_grad_(False)
 
 
 def freeze_branches(network: YOWO) -> None:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from reaction.clips.keyframes import Around, TestKeyFrames
+from reaction.clips.keyframes import Around, Bank, TestKeyFrames
 from reaction.data.boxes import read_boxes
 from reaction.data.index import Video, part_videos, read_classes
 from reaction.data.store import Shards
@@ -50,16 +50,32 @@ class Detector:
         return Around(self.config["network"]["frames"], "last")
 
     @property
+    def bank(self) -> Bank | None:
+        """Which other clips stand for a clip, if any do."""
+        kind = self.config["network"].get("bank")
+        return Bank(kind) if kind else None
+
+    @property
     def input(self) -> int:
         """Pixels a side that it sees."""
         return self.config["network"]["input"]
 
     @torch.no_grad()
     def detect(
-        self, clips: Tensor, *, width: int, height: int, least_score: float = 0.005, suppression: float = 0.4
+        self,
+        clips: Tensor,
+        *others: Tensor,
+        width: int,
+        height: int,
+        least_score: float = 0.005,
+        suppression: float = 0.4,
     ) -> list[Detections]:
-        """The actors in the key frames, of `width` x `height`, of clips (K, 3, T, h, w) in [-1, 1]."""
-        output = self.network(clips.to(next(self.network.parameters()).device)).float().cpu()
+        """The actors in the key frames, of `width` x `height`, of clips (K, 3, T, h, w) in [-1, 1].
+
+        A detector with a bank is given the bank's clips (E, 3, 8, h, w) and weights (K, E) as well.
+        """
+        where = next(self.network.parameters()).device
+        output = self.network(*(each.to(where) for each in (clips, *others))).float().cpu()
         predictions = decode(output, self.anchors, poses=self.config["network"]["poses"])
         limits = {"width": width, "height": height, "threshold": least_score, "overlap": suppression}
         return [detect(predictions, image, **limits) for image in range(len(clips))]
@@ -96,6 +112,7 @@ def detect_run(folder: Path | str, *, workers: int = 0, threads: int = 1) -> Non
         Shards(inputs["features"]),
         around=detector.around,
         input=detector.input,
+        bank=detector.bank,
         batch=CLIPS_AT_ONCE,
         stride=config["stride"],
         at=_key_frames(inputs["index"]) if config["at"] == "annotated" else None,
@@ -124,7 +141,8 @@ def detections(
             yield _joined(videos[place], parts, detector)
             place, parts = place + 1, []
         size = {"width": videos[place].width, "height": videos[place].height}
-        for frame, one in zip(item["frame"].tolist(), detector.detect(item["clip"], **size, **limits), strict=True):
+        seen = [item[name] for name in ("clip", "bank", "weight") if name in item]
+        for frame, one in zip(item["frame"].tolist(), detector.detect(*seen, **size, **limits), strict=True):
             parts.append((np.full(len(one.box), frame), one.box.numpy(), one.score.numpy()))
         if time.monotonic() - told >= SECONDS_BETWEEN_LINES or done == len(clips):
             told = time.monotonic()

@@ -113,7 +113,7 @@ def _learn(
     network: nn.Module, loss: Callable[[Tensor, Batch], Losses], batch: Batch, backward: Callable[[Tensor], None]
 ) -> Tensor:
     """Add a group's gradients; the sums of its `TERMS` and the number of its clips, (5,)."""
-    found = loss(network(batch.clip).float(), batch)
+    found = loss(network(batch.clip, batch.bank, batch.weight).float(), batch)
     backward(found.total)
     box = found.x + found.y + found.w + found.h
     terms = torch.stack((found.total, box, found.confidence, found.classes)).detach()

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from reaction.clips.keyframes import Around, Batch, Distortion, TrainKeyFrames
+from reaction.clips.keyframes import Around, Bank, Batch, Distortion, TrainKeyFrames
 from reaction.data.anchors import cluster, mean_overlap, sides_in_cells
 from reaction.data.boxes import Boxes, read_boxes
 from reaction.data.index import Video, part_videos, read_classes
@@ -16,7 +16,7 @@ from reaction.data.store import Shards
 from reaction.files import read_json, sha256, write_json
 from reaction.models.weights import cpu_copy, read_weights, write_weights
 from reaction.models.yowo import ANCHORS as PUBLIC
-from reaction.models.yowo import YOWO, freeze_branches, load_matching
+from reaction.models.yowo import YOWO, freeze_bank, freeze_branches, load_matching
 from reaction.training import checkpoint
 from reaction.training.detecting import ANCHORS, build_detector
 from reaction.training.detector_loop import DetectorRecipe, train_detector
@@ -52,6 +52,8 @@ def train_detector_run(
     origin = start_from(model, config["weights"])
     if config["trains"] == "late":
         freeze_branches(model)
+    if "bank" in config["network"] and config["weights"]["source"] != "none":
+        freeze_bank(model)
     poses = config["network"]["poses"]
     clips = _clips(config, inputs, videos, boxes, classes if poses else None)
     loss = _loss(config, anchors, action_ratios(boxes.values(), classes) if poses else None)
@@ -137,6 +139,7 @@ def _clips(
         distortion=Distortion(**config["augmentation"]),
         seed=config["seed"],
         every=config["every"],
+        bank=Bank(network["bank"]) if "bank" in network else None,
         strides=config["strides"],
         classes=classes,
     )
