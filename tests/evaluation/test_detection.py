@@ -265,6 +265,9 @@ def test_what_does_not_belong_together(project):
         link_detections("tubes_act")
     with pytest.raises(DetectionError, match=r"tubes_\w+/tubes.h5 and boxes/boxes.h5 are of different videos"):
         evaluate_detections("map")
+    write_json("map/config.json", {"config": FACTS | {"video": VIDEO}, "inputs": {"index": "index", "boxes": "boxes"}})
+    with pytest.raises(DetectionError, match=r"config.json has no inputs.tubes_act"):
+        evaluate_detections("map")
     detect({"v5": (frame, box, score)}, 2)
     with pytest.raises(DetectionError, match="no box of the 1 videos"):
         evaluate_detections("map")

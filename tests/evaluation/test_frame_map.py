@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from reaction.evaluation.annotations import truth_of
-from reaction.evaluation.boxes import Detections, Truth, frame_ids, inclusive, iou
+from reaction.evaluation.boxes import Detections, Truth, as_counted, frame_ids, inclusive, iou
 from reaction.evaluation.frame_map import ACT, GURKIRT, MULTISPORTS, PADILLA, PROTOCOLS, frame_map
 
 A, B, FAR = [0, 0, 10, 10], [50, 50, 60, 60], [100, 100, 110, 110]
@@ -160,6 +160,13 @@ def test_numbers_as_act_writes_them():
     assert inclusive(box).tolist() == [[3, 4, 9, 11]]
     other = np.array([[5, 4, 12, 12]], np.float32)
     assert iou(inclusive(box), inclusive(other), edge=1) == pytest.approx(iou(box, other))
+
+
+def test_numbers_as_a_protocol_means_them():
+    """What adds a pixel gets the last column and row; a box thinner than a pixel then has one."""
+    box = np.array([[3, 4, 10, 12], [3, 4, 3.5, 12]], np.float32)
+    assert as_counted(box, 1.0).tolist() == [[3, 4, 9, 11], [3, 4, 3, 11]]
+    assert as_counted(box, 0.0).tolist() == box.tolist()
 
 
 def test_frames_have_numbers_of_their_own():

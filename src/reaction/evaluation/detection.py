@@ -220,11 +220,12 @@ def _measure_tubes(
 
 
 def _linked(tested: Tested, name: str, inputs: Mapping[str, Path]) -> list[Tube]:
-    videos, tubes = read_tubes(inputs[f"tubes_{name}"] / "tubes.h5")
+    role = f"tubes_{name}"
+    if role not in inputs:
+        raise DetectionError(f"config.json has no inputs.{role}: `{name}` measures the tubes that it links itself")
+    videos, tubes = read_tubes(inputs[role] / "tubes.h5")
     if videos != tested.detected.videos:
-        raise DetectionError(
-            f"{inputs[f'tubes_{name}']}/tubes.h5 and {tested.boxes}/boxes.h5 are of different videos: link again"
-        )
+        raise DetectionError(f"{inputs[role]}/tubes.h5 and {tested.boxes}/boxes.h5 are of different videos: link again")
     return tubes
 
 
