@@ -62,6 +62,11 @@ def _training(commands) -> None:
         train.add_argument("--stop-after", type=float, help="minutes; save and leave with status 75 before they end")
         _threads(train)
         _gpus(train)
+    commands.choices["train"].add_argument(
+        "--at-once",
+        type=int,
+        help="videos that go through the network at a time, where BatchNorm has groups; unsaid: all",
+    )
 
 
 def _attention(commands) -> None:
@@ -221,7 +226,7 @@ def _flow(options: argparse.Namespace) -> None:
 def _train(options: argparse.Namespace) -> int | None:
     from reaction.training.run import train_run
 
-    return _trained(train_run, options)
+    return _trained(train_run, options, at_once=options.at_once or None)
 
 
 def _train_detector(options: argparse.Namespace) -> int | None:
@@ -230,12 +235,12 @@ def _train_detector(options: argparse.Namespace) -> int | None:
     return _trained(train_detector_run, options)
 
 
-def _trained(job: Callable[..., None], options: argparse.Namespace) -> int | None:
+def _trained(job: Callable[..., None], options: argparse.Namespace, **more: int | None) -> int | None:
     from reaction.training.loop import StopEarly
 
     how = {"checkpoints": options.checkpoints, "stop_after": options.stop_after}
     try:
-        job(options.folder, workers=_loaders(options), threads=options.threads, **how)
+        job(options.folder, workers=_loaders(options), threads=options.threads, **how, **more)
     except StopEarly as stop:
         print(stop)
         return UNFINISHED

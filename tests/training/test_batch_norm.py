@@ -53,6 +53,7 @@ def test_a_group_is_normalised_as_if_it_were_alone():
     one, other = copy.deepcopy(norm), copy.deepcopy(norm)
     expected = torch.cat([one(x[:4]), other(x[4:])])
     torch.testing.assert_close(ours(x), expected)
+    ours[0].end_step()
     assert not torch.allclose(expected, norm(x), atol=1e-3)
     for name in ("running_mean", "running_var"):
         mean = (getattr(one, name) + getattr(other, name)) / 2
@@ -135,3 +136,11 @@ def test_the_size_of_a_group_is_a_parameter_and_part_of_the_artifact():
     assert "bn_group" not in plain.config["training"]
     assert grouped.config["training"] == plain.config["training"] | {"bn_group": 32}
     assert grouped.folder != plain.folder
+
+
+def test_parts_of_a_share_are_whole_groups():
+    share = Share(list("abcdefg"), [2, 2, 3])
+    assert [(part.videos, part.groups) for part in share.parts(4)] == [(list("abcd"), [2, 2]), (list("efg"), [3])]
+    assert [part.groups for part in share.parts(1)] == [[2], [2], [3]], "a group is never cut"
+    assert share.parts(None) == [share]
+    assert Share([1, 2]).parts(1) == [Share([1, 2])], "without groups every video is normalised by all"

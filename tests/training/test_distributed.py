@@ -66,17 +66,23 @@ class Net(nn.Module):
         return self
 
 
-VARIANTS = {"frozen": (True, None), "whole": (False, None), "grouped": (False, 2)}
+VARIANTS = {
+    "frozen": (True, None, None),
+    "whole": (False, None, None),
+    "grouped": (False, 2, None),
+    "in parts": (False, 2, 2),
+}
 
 
 def run(folder, variant, **options):
     """Train one variant; the history, the network, and the training clips that this process read."""
     torch.set_num_threads(1)
-    frozen, group = VARIANTS[variant]
+    frozen, group, at_once = VARIANTS[variant]
     torch.manual_seed(0)
     model, clips = Net(frozen, options.pop("dropout", 0.0)), Clips()
     recipe = Recipe(epochs=EPOCHS, batch=BATCH, learning_rate=0.1, steps=(3,), warmup_epochs=1, bn_group=group)
     given = {"seed": 3, "checkpoints": Path(folder), "identity": variant, "heldout": Clips(count=7, seed=1)}
+    given |= {"at_once": at_once}
     history, _ = train(model, clips, recipe, **given | {"report": lambda line: None} | options)
     return history, model, clips.read
 
@@ -127,6 +133,14 @@ def test_the_number_of_processes_changes_neither_losses_nor_weights(several, var
     assert several[0][variant]["state"]["first_bn.num_batches_tracked"] == (0 if variant == "frozen" else steps)
 
 
+def test_groups_one_after_another_are_the_same_training(tmp_path):
+    (history, model, _), (in_parts, other, _) = (run(tmp_path / name, name) for name in ("grouped", "in parts"))
+    for ours, theirs in zip(without_seconds(history), without_seconds(in_parts), strict=True):
+        assert theirs == pytest.approx(ours, rel=1e-5, abs=1e-6)
+    for name, value in model.state_dict().items():
+        torch.testing.assert_close(other.state_dict()[name], value, rtol=1e-4, atol=1e-5)
+
+
 def test_the_variants_are_different_trainings(tmp_path):
     losses = [run(tmp_path / variant, variant)[0][-1]["loss"] for variant in VARIANTS]
     assert len({round(loss, 4) for loss in losses}) == 3
@@ -137,7 +151,7 @@ def test_each_process_sees_videos_of_its_own_and_together_all(several, variant):
     for epoch in range(EPOCHS):
         read = [[index for e, index in process[variant]["read"] if e == epoch] for process in several]
         together = sorted(index for one in read for index in one)
-        idle = len(several) - (1 if variant == "grouped" else 2)  # at the last batch, two videos or one group
+        idle = len(several) - (1 if variant in ("grouped", "in parts") else 2)  # at the last batch, two videos or one group
         assert set(together) == set(range(VIDEOS))
         assert len(together) == VIDEOS + idle, "they read a stand-in"
 

@@ -2,14 +2,16 @@
 
 PyTorch's own layers normalise what one process happens to hold, so that two processes train another network than one
 (and its SyncBatchNorm is for GPUs only). Here a layer normalises over the whole batch, summed over the processes, or
-over groups of `bn_group` videos, each of which one process holds whole. The statistics kept for the test move once a
-step, towards the mean over all groups of the batch.
+over groups of `bn_group` videos, each of which one process holds whole. A process may take its groups one after another
+where its memory is too small for all of them: their gradients add up to the same. The statistics kept for the test move
+once a step, towards the mean over all groups of the batch.
 
 Goyal et al. 2017, section 2.3, is the reason: the size of a group changes the loss, so it must not follow the machine.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate, pairwise
 
 import torch
 import torch.distributed as dist
@@ -32,17 +34,39 @@ class Share:
     groups: list[int] | None = None
     idle: bool = False
 
+    def parts(self, at_once: int | None) -> list["Share"]:
+        """The share in parts that go through the network one after another: whole groups, `at_once` videos if it can.
+
+        Without groups there is one part, since every video is normalised by all.
+        """
+        if at_once is None or self.groups is None:
+            return [self]
+        parts: list[list[int]] = []
+        for size in self.groups:
+            if parts and sum(parts[-1]) + size <= at_once:
+                parts[-1].append(size)
+            else:
+                parts.append([size])
+        ends = list(accumulate(map(sum, parts), initial=0))
+        return [Share(self.videos[a:b], own, self.idle) for own, (a, b) in zip(parts, pairwise(ends), strict=True)]
+
 
 @dataclass
 class Layout:
     """The share of the step that is computed now, which the layers of one network look at."""
 
     share: Share = field(default_factory=lambda: Share([]))
+    layers: "list[Grouped]" = field(default_factory=list)
 
     @property
     def counts(self) -> float:
         """1, or 0 in an idle process: the factor of everything that is summed over processes."""
         return 0.0 if self.share.idle else 1.0
+
+    def end_step(self) -> None:
+        """Move the statistics kept for the test towards those of all groups that the step has seen."""
+        for layer in self.layers:
+            layer.end_step()
 
 
 def shares(batch: Sequence[int], world: int, group: int | None) -> list[Share]:
@@ -74,6 +98,7 @@ def regroup(model: nn.Module, layout: Layout) -> None:
         if type(module) in GROUPED:
             module.__class__ = GROUPED[type(module)]  # a new layer would have to be put in its parent's place
             module.layout = layout
+            layout.layers.append(module)
         elif hasattr(module, "running_mean") and not isinstance(module, Grouped):
             raise ValueError(
                 f"{name}: a {type(module).__name__} is normalised by one process; no `bn_group`, no torchrun"
@@ -91,17 +116,21 @@ class Grouped(_BatchNorm):
     """BatchNorm over the groups of a `layout`; in evaluation mode, frozen layers too, it is its parent."""
 
     layout: Layout
+    seen: Tensor | None = None  # sums over groups of means and of variances, and how many there were
 
     def forward(self, x: Tensor) -> Tensor:
         """The normalised x (rows, C, ...), whose rows are those of the share's videos, equally many each."""
         if not self.training:
             return super().forward(x)
-        whole = self.layout.share.groups is None
-        y, mean, variance = self._over_processes(x) if whole else self._over_groups(x)
-        self._keep(mean, variance)
-        return y
+        return self._over_processes(x) if self.layout.share.groups is None else self._over_groups(x)
 
-    def _over_processes(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def end_step(self) -> None:
+        """Keep the mean over the groups of all parts and processes, if there were any since the last step."""
+        if self.seen is not None:
+            sums, self.seen = _sum(self.seen), None
+            self._keep(*(sums[:, :-1] / sums[:, -1:]))
+
+    def _over_processes(self, x: Tensor) -> Tensor:
         """Statistics (C,) of the batch over all processes; two passes, since sums of squares cancel in float32."""
         wide, counts = x.float(), self.layout.counts
         others, along = [dim for dim in range(x.ndim) if dim != 1], (-1, *(1,) * (x.ndim - 2))
@@ -110,10 +139,11 @@ class Grouped(_BatchNorm):
         centred = wide - mean.view(along)
         variance = _sum(centred.square().sum(others) * counts) / rows  # (C,)
         y = centred * (torch.rsqrt(variance + self.eps) * self.weight).view(along) + self.bias.view(along)
-        return y.to(x.dtype), mean, variance * rows / (rows - 1)
+        self._keep(mean, variance * rows / (rows - 1))
+        return y.to(x.dtype)
 
-    def _over_groups(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Each group with its own statistics; those returned (C,) are the mean over the groups of all processes."""
+    def _over_groups(self, x: Tensor) -> Tensor:
+        """Each group with its own statistics, which are kept at the end of the step."""
         groups = self.layout.share.groups
         rows = len(x) // sum(groups)
         sums = torch.zeros(2, self.num_features + 1, device=x.device)  # of means, of variances; how many
@@ -122,9 +152,8 @@ class Grouped(_BatchNorm):
             own = torch.zeros(2, self.num_features, device=x.device)
             parts.append(F.batch_norm(part, own[0], own[1], self.weight, self.bias, True, 1.0, self.eps))
             sums += F.pad(own, (0, 1), value=1.0) * self.layout.counts
-        sums = _sum(sums)
-        mean, variance = sums[:, :-1] / sums[:, -1:]
-        return torch.cat(parts), mean, variance
+        self.seen = sums if self.seen is None else self.seen + sums
+        return torch.cat(parts)
 
     @torch.no_grad()
     def _keep(self, mean: Tensor, variance: Tensor) -> None:

@@ -52,7 +52,7 @@ from torch.utils.data import DataLoader, Dataset
 from reaction.models.multitask import Tasks
 from reaction.models.weights import cpu_copy
 from reaction.training import checkpoint
-from reaction.training.batch_norm import Layout, regroup, shares, ungroup
+from reaction.training.batch_norm import Layout, Share, regroup, shares, ungroup
 from reaction.training.precise_bn import precise_statistics
 from reaction.training.schedules import learning_rate
 
@@ -120,6 +120,7 @@ def train(
     heldout: Dataset | None = None,
     tasks: Tasks | None = None,
     workers: int = 0,
+    at_once: int | None = None,
     stop_after: float | None = None,
     report: Callable[[str], None] = print,
 ) -> tuple[list[dict[str, float]], dict[str, Tensor]]:
@@ -129,6 +130,7 @@ def train(
     has `set_epoch` and gives items with `clip` (K, C, H, W), `label`, a number or zeros and ones (classes,), and
     perhaps `map` (K, 1, H, W), as does `heldout`.
     With `tasks` the items of `clips` have a `task` as well, and those of `heldout` belong to the first one.
+    Where BatchNorm has groups, they go through the network `at_once` videos at a time, if the memory is not for all.
     A state in `checkpoints` with the same `identity` is continued; `stop_after` is in minutes. Raises StopEarly when
     the next epoch would pass it or at SIGTERM, TrainingError when the loss is not finite, CheckpointError for another
     run's state.
@@ -150,19 +152,23 @@ def train(
             progress = session.begin(epoch, len(batches), ("loss", "top1"))
             first = progress.step
             for step, item in enumerate(load(clips, [s.videos for s in mine[first:]], workers, fabric), first):
-                layout.share = mine[step]
                 rate = recipe.rate(epoch + (step + 0.5) / len(batches))  # mid-step: a warm-up's first step moves
                 for group in sgd.param_groups:
                     group["lr"] = rate
-                logits, labels = _own(network(item["clip"], item.get("map")), item, tasks)  # (B, classes), (B,)
-                losses = video_losses(logits, labels)  # (B,)
-                mean = losses.sum() * layout.counts / len(batches[step])
-                fabric.backward(mean * fabric.world_size)  # DDP takes the mean over processes
+                sums = torch.zeros(3, device=fabric.device)  # loss, correct, videos
+                parts = mine[step].parts(at_once)
+                for layout.share, part in zip(parts, _in_parts(item, parts), strict=True):
+                    with fabric.no_backward_sync(network, enabled=layout.share is not parts[-1]):
+                        logits, labels = _own(network(part["clip"], part.get("map")), part, tasks)  # (B, classes), (B,)
+                        losses = video_losses(logits, labels)  # (B,)
+                        mean = losses.sum() * layout.counts / len(batches[step])
+                        fabric.backward(mean * fabric.world_size)  # DDP takes the mean over processes
+                    sums += _sums(losses.detach(), logits.detach(), labels)
+                layout.end_step()
                 if recipe.clip_gradient is not None:
                     fabric.clip_gradients(network, optimizer, max_norm=recipe.clip_gradient, error_if_nonfinite=False)
                 optimizer.step()
                 optimizer.zero_grad()
-                sums = _sums(losses.detach(), logits.detach(), labels)
                 session.count(progress, sums, item["clip"].shape[0] * item["clip"].shape[1], layout.counts)
             measured = {} if heldout is None else measure(model, heldout, recipe.batch, workers, fabric, tasks)
             session.end(progress, rate, measured)
@@ -434,6 +440,13 @@ def _silent(line: str) -> None:
 def derived_seed(*numbers: int) -> int:
     """A seed for one use, from the run's and what tells the use from others."""
     return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> 1)  # torch takes signed 64 bits
+
+
+def _in_parts(item: dict[str, Tensor], parts: Sequence[Share]) -> Iterator[dict[str, Tensor]]:
+    """The items (B, ...) of a share, part by part."""
+    columns = {name: value.split([len(part.videos) for part in parts]) for name, value in item.items()}
+    for place in range(len(parts)):
+        yield {name: column[place] for name, column in columns.items()}
 
 
 def _own(logits: Tensor, item: dict[str, Tensor], tasks: Tasks | None) -> tuple[Tensor, Tensor]:

@@ -28,12 +28,14 @@ def train_run(
     checkpoints: Path | str,
     workers: int = 0,
     threads: int = 1,
+    at_once: int | None = None,
     stop_after: float | None = None,
 ) -> None:
     """Train the run in `folder`: model.safetensors (the last epoch's), history.csv, metrics.json, provenance.json.
 
     Where the recipe holds groups of the training videos out, best.safetensors too, of the epoch that did best on them.
     `checkpoints` is this run's own folder for the state a killed job goes on from; the state is removed at the end.
+    Where BatchNorm has groups (`bn_group`), `at_once` videos go through the network at a time, for the memory's sake.
     Under torchrun every process calls this and the first one writes. Raises StopEarly after `stop_after` minutes.
     """
     be_deterministic(threads)
@@ -50,7 +52,13 @@ def train_run(
     clips, heldout = training_clips(config, inputs, config["training"]["holdout"])
     recipe = Recipe(**in_epochs(config["training"], len(clips)))
     identity = f"{frozen['dataset']}/{folder.name}"
-    options = {"checkpoints": checkpoints, "identity": identity, "workers": workers, "stop_after": stop_after}
+    options = {
+        "checkpoints": checkpoints,
+        "identity": identity,
+        "workers": workers,
+        "stop_after": stop_after,
+        "at_once": at_once,
+    }
     options |= {"seed": config["seed"], "heldout": heldout, "tasks": tasks, "report": tell}
     history, best = train(model, clips, recipe, **options)
     if int(os.environ.get("RANK", 0)) == 0:
