@@ -52,7 +52,7 @@ from torch.utils.data import DataLoader, Dataset
 from reaction.models.multitask import Tasks
 from reaction.models.weights import cpu_copy
 from reaction.training import checkpoint
-from reaction.training.batch_norm import Layout, Share, regroup, shares, ungroup
+from reaction.training.batch_norm import Layout, regroup, shares, ungroup
 from reaction.training.precise_bn import precise_statistics
 from reaction.training.schedules import learning_rate
 
@@ -150,26 +150,28 @@ def train(
             network.train()
             torch.manual_seed(derived_seed(seed, epoch, fabric.global_rank))  # dropout
             progress = session.begin(epoch, len(batches), ("loss", "top1"))
-            first = progress.step
-            for step, item in enumerate(load(clips, [s.videos for s in mine[first:]], workers, fabric), first):
+            parts = [share.parts(at_once) for share in mine[progress.step :]]
+            loaded = load(clips, [part.videos for some in parts for part in some], workers, fabric)
+            for step, some in enumerate(parts, progress.step):
                 rate = recipe.rate(epoch + (step + 0.5) / len(batches))  # mid-step: a warm-up's first step moves
                 for group in sgd.param_groups:
                     group["lr"] = rate
-                sums = torch.zeros(3, device=fabric.device)  # loss, correct, videos
-                parts = mine[step].parts(at_once)
-                for layout.share, part in zip(parts, _in_parts(item, parts), strict=True):
-                    with fabric.no_backward_sync(network, enabled=layout.share is not parts[-1]):
-                        logits, labels = _own(network(part["clip"], part.get("map")), part, tasks)  # (B, classes), (B,)
+                sums, images = torch.zeros(3, device=fabric.device), 0
+                for layout.share in some:
+                    item = next(loaded)
+                    with fabric.no_backward_sync(network, enabled=layout.share is not some[-1]):
+                        logits, labels = _own(network(item["clip"], item.get("map")), item, tasks)  # (B, classes), (B,)
                         losses = video_losses(logits, labels)  # (B,)
                         mean = losses.sum() * layout.counts / len(batches[step])
                         fabric.backward(mean * fabric.world_size)  # DDP takes the mean over processes
                     sums += _sums(losses.detach(), logits.detach(), labels)
+                    images += item["clip"].shape[0] * item["clip"].shape[1]
                 layout.end_step()
                 if recipe.clip_gradient is not None:
                     fabric.clip_gradients(network, optimizer, max_norm=recipe.clip_gradient, error_if_nonfinite=False)
                 optimizer.step()
                 optimizer.zero_grad()
-                session.count(progress, sums, item["clip"].shape[0] * item["clip"].shape[1], layout.counts)
+                session.count(progress, sums, images, layout.counts)
             measured = {} if heldout is None else measure(model, heldout, recipe.batch, workers, fabric, tasks)
             session.end(progress, rate, measured)
     return session.state.history, session.state.best
@@ -440,13 +442,6 @@ def _silent(line: str) -> None:
 def derived_seed(*numbers: int) -> int:
     """A seed for one use, from the run's and what tells the use from others."""
     return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> 1)  # torch takes signed 64 bits
-
-
-def _in_parts(item: dict[str, Tensor], parts: Sequence[Share]) -> Iterator[dict[str, Tensor]]:
-    """The items (B, ...) of a share, part by part."""
-    columns = {name: value.split([len(part.videos) for part in parts]) for name, value in item.items()}
-    for place in range(len(parts)):
-        yield {name: column[place] for name, column in columns.items()}
 
 
 def _own(logits: Tensor, item: dict[str, Tensor], tasks: Tasks | None) -> tuple[Tensor, Tensor]:
