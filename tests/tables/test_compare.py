@@ -89,6 +89,19 @@ def test_a_row_that_cannot_be_compared_is_not_whatever_it_scores(changed, why):
     assert row.difference == pytest.approx(0)
 
 
+def test_a_few_videos_that_are_gone_are_said_and_keep_no_number_from_its_paper():
+    [row] = build_rows(spec(), [result(hits(120, 200), of=210)], [paper({})])  # 95.2 %
+    assert (row.verdict, row.why) == ("reproduced", "200 of 210 videos tested")
+    [row] = build_rows(spec(), [result(hits(120, 200), of=211)], [paper({})])  # 94.8 %
+    assert (row.verdict, row.why) == ("not comparable", "200 of 211 videos tested")
+
+
+def test_a_stream_that_a_method_does_not_have_gets_no_row():
+    toy, other = spec(methods=("tsn", "other"), streams=("rgb", "flow")), result(hits(1, 2), method="other")
+    rows = build_rows(toy, [other, result(hits(1, 2)), result(hits(1, 2), stream="flow")], [])
+    assert [(row.method, row.stream) for row in rows] == [("tsn", "rgb"), ("tsn", "flow"), ("other", "rgb")]
+
+
 def test_claims_without_results_and_results_without_claims():
     [row] = build_rows(spec(), [], [paper({})])
     assert (row.verdict, row.published, row.ours, row.runs) == ("not run", 60.0, None, "")

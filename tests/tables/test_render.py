@@ -1,6 +1,6 @@
 import csv
 import io
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 import h5py
@@ -10,7 +10,7 @@ import yaml
 
 from reaction.evaluation.fuse import evaluate_scores
 from reaction.files import write_json, write_text
-from reaction.tables.compare import Comparison, build_rows
+from reaction.tables.compare import Comparison, Row
 from reaction.tables.render import TableError, read_spec, table, to_csv, to_latex, to_markdown
 
 N = 100
@@ -27,16 +27,20 @@ CLAIM = {
     "tolerance": 2.5,
     "reproduced_by": {"method": "tsn", "stream": "rgb"},
 }
+CLAIM_OF_FLOW = CLAIM | {"stream": "flow", "value": 63.0, "reproduced_by": {"method": "tsn", "stream": "flow"}}
 PAPER = {"paper": "toy2016", "title": "T", "venue": "V", "year": 2016, "url": None, "contradictions": []}
+
+NAMES = {"method": "tsn", "stream": "rgb", "dataset": "toy", "splits": "1", "protocol": "centre", "metric": "top1"}
+EMPTY = Row(**dict.fromkeys((one.name for one in fields(Row)), None) | NAMES | {"source": "", "why": "", "runs": ""})
 
 
 @pytest.fixture
 def spec(tmp_path, monkeypatch):
-    """A table of one run of 60 % beside a claim of 62 %."""
+    """A table of one run of 60 % beside a claim of 62 %, and a claim that no run answers."""
     monkeypatch.chdir(tmp_path)
     write_text("index/classes.txt", "walk\nrun\n")
     write_json("index/official.json", {"split1": {"train": 5, "test": N}})
-    write_text("toy.yaml", yaml.safe_dump(PAPER | {"claims": [CLAIM]}))
+    write_text("toy.yaml", yaml.safe_dump(PAPER | {"claims": [CLAIM, CLAIM_OF_FLOW]}))
     write_scores(60)
     return {
         "table": "toy",
@@ -143,14 +147,14 @@ def test_dependent_videos_are_drawn_by_the_groups_of_the_index(spec):
 
 
 def test_a_column_of_one_digit_is_still_a_markdown_table(spec):
-    row = build_rows(read_spec(spec), [], [])[0]
+    row = EMPTY
     text = to_markdown(read_spec(spec), [replace(row, ours=1.0, n=6, of=6, verdict="")], [])
     rule = next(line for line in text.splitlines() if line.startswith("| -"))
     assert all(set(cell) >= {"-"} for cell in rule.strip("| ").split(" | "))
 
 
 def test_what_all_rows_share_is_said_once_above_them(spec):
-    row = build_rows(read_spec(spec), [], [])[0]
+    row = EMPTY
     facts = {"metric": "top1", "n": 9, "of": 9, "chance": 50.0, "verdict": "not comparable", "ours": 60.0}
     rows = [replace(row, **facts, stream=name, why=f"scale small; {why}no weights") for name, why in STREAMS.items()]
     text = to_markdown(read_spec(spec), rows, [])
@@ -168,7 +172,7 @@ STREAMS = {"rgb": "", "flow": "no boxes; "}
 
 def test_split_sets_are_tables_of_their_own(spec):
     described = read_spec(spec | {"splits": [1, 2], "split_sets": [[1], [1, 2]]})
-    row = build_rows(described, [], [])[0]
+    row = EMPTY
     rows = [replace(row, splits=splits, ours=ours) for splits, ours in (("1", 40.0), ("1 2", 50.0))]
     first, second = to_markdown(described, rows, []).split("## Split 1\n")[1].split("## Mean over splits 1, 2\n")
     assert ("40.00" in first, "50.00" in first) == (True, False)
@@ -180,7 +184,7 @@ def test_split_sets_are_tables_of_their_own(spec):
 
 
 def test_latex_has_a_minus_where_a_number_is_negative_and_a_dash_between_two(spec):
-    row = build_rows(read_spec(spec), [], [])[0]
+    row = EMPTY
     facts = {
         "ours": 40.0,
         "low": 30.0,

@@ -21,6 +21,7 @@ from reaction.tables.claims import Claim, Metric, Paper, left_out, reproducible
 
 Verdict = Literal["reproduced", "differs", "not run", "not comparable", "cited", ""]
 ORACLE = "oracle: its maps know the true label"
+ENOUGH = 0.95  # of the official test videos: videos vanish from YouTube, and no two papers have had the same ones
 UNMEASURED = dict.fromkeys(("ours", "ours_std", "n", "of", "low", "high", "chance"))
 
 
@@ -214,6 +215,8 @@ def _rows_of_stream(
     asked = [
         found for found in claims if method in found[1].reproduced_by.method and found[1].reproduced_by.stream == stream
     ]
+    if not results and not asked:  # a stream that other methods of the table have
+        return []
     ran = tuple(split for split in spec.splits if any(result.split == split for result in results))
     usual = {spec.splits[:1], *(found[1].splits for found in asked)} | ({ran} if len(ran) > 1 else set())
     sets = usual if spec.split_sets is None else set(spec.split_sets)
@@ -391,21 +394,20 @@ def _verdict(
     if not results:
         told = claim.not_run if claim else None
         return "not run", [told or "no scores of split " + " ".join(map(str, splits))]
-    reasons = _obstacles(results, splits)
-    if reasons:
-        return "not comparable", reasons
+    reasons = _obstacles(results)
+    n, of = counts(results, splits)
+    absent = [f"{n} of {of} videos tested"] if n < of else []
+    if reasons or n < ENOUGH * of:
+        return "not comparable", reasons + absent
     if claim is None:
-        return "", ["no published number"]
+        return "", ["no published number", *absent]
     # a hair of slack, so that a difference of exactly the tolerance does not fail by rounding
-    return ("reproduced" if abs(difference) <= claim.tolerance + 1e-9 else "differs"), []
+    return ("reproduced" if abs(difference) <= claim.tolerance + 1e-9 else "differs"), absent
 
 
-def _obstacles(results: Sequence[Tested], splits: Sequence[int]) -> list[str]:
+def _obstacles(results: Sequence[Tested]) -> list[str]:
     reasons = [ORACLE for result in results if result.oracle]
     reasons += [result.why or "not comparable" for result in results if not result.comparable]
-    n, of = counts(results, splits)
-    if n < of:
-        reasons.append(f"{n} of {of} videos tested")
     return list(dict.fromkeys(reasons))
 
 
