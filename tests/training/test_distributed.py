@@ -151,7 +151,9 @@ def test_each_process_sees_videos_of_its_own_and_together_all(several, variant):
     for epoch in range(EPOCHS):
         read = [[index for e, index in process[variant]["read"] if e == epoch] for process in several]
         together = sorted(index for one in read for index in one)
-        idle = len(several) - (1 if variant in ("grouped", "in parts") else 2)  # at the last batch, two videos or one group
+        idle = len(several) - (
+            1 if variant in ("grouped", "in parts") else 2
+        )  # at the last batch, two videos or one group
         assert set(together) == set(range(VIDEOS))
         assert len(together) == VIDEOS + idle, "they read a stand-in"
 
