@@ -190,7 +190,7 @@ def test_slowfast_equals_a_second_implementation():
         for found, expected in zip(model.features(clip)["res5"], maps, strict=True):
             torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-4)
         torch.testing.assert_close(model.dense(clip), dense, rtol=1e-3, atol=1e-4)
-        torch.testing.assert_close(model(clip), dense.mean(1), rtol=1e-3, atol=1e-4)
+        torch.testing.assert_close(model(clip).softmax(1), dense.softmax(2).mean(1), rtol=1e-3, atol=1e-5)
 
 
 @pytest.mark.parametrize(("build", "frames"), [(Slow, 4), (Fast, 8)])
@@ -210,6 +210,17 @@ def test_positions_are_windows_of_the_size_trained_on():
         last = model.features(clip)["res5"][0].mean(2)  # (1, C, 3, 2)
         windows = torch.stack([last[:, :, :2].mean((2, 3)), last[:, :, 1:].mean((2, 3))], dim=1)
         torch.testing.assert_close(model.dense(clip), model.head.projection(windows))
+
+
+def test_logits_have_the_mean_probabilities_of_the_positions():
+    model = stirred(Slow, size=64)
+    large, small = torch.randn(2, 3, 2, 96, 64), torch.randn(2, 3, 2, 64, 64)
+    with torch.no_grad():
+        positions = model.dense(large)
+        torch.testing.assert_close(model(large).softmax(1), positions.softmax(2).mean(1))
+        torch.testing.assert_close(model(small), model.dense(small)[:, 0])
+        model.several = True
+        torch.testing.assert_close(model(large).sigmoid(), positions.sigmoid().mean(1))
 
 
 def test_a_fast_pathway_of_half_the_resolution_stands_for_the_nearest_positions():

@@ -11,12 +11,13 @@ Deviations and choices:
   every second block of res3 to res5 (3 x 1 x 1, the inflation that Wang et al. prefer).
 - Convolutions start as MSRA's (He et al. 2015, fan out), the last normalisation of a block and of a non-local block at
   zero (Goyal et al. 2017, section 5.1; SlowFast, appendix), the classifier at deviation 0.01.
-- A larger input than `size`, the crop trained on, is classified at every position where a window of that crop fits, as
-  that code does in its tests (fully convolutional). `forward` averages the positions' logits; `dense` returns them, for
-  a protocol that averages after the softmax, which is what that code does.
+- A larger input than `size`, the crop trained on, is classified at every position where a window of that crop fits, and
+  the mean over the positions is of probabilities, as that code has it in its tests (fully convolutional). Logits are
+  what `forward` returns even so: those with these probabilities. `dense` returns each position's.
 - `width` scales the channels of conv1, to a multiple of 8, and with it those of every other layer.
 """
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
@@ -185,6 +186,7 @@ class ResNet3D(nn.Module):
     is the crop that is trained on, in pixels: what the classifier's window is made for.
     """
 
+    several = False  # whether a clip may have several classes
     first_conv = FIRST_CONV
     last_layer = "head.projection"
 
@@ -218,8 +220,19 @@ class ResNet3D(nn.Module):
         _initialise(self)
 
     def forward(self, clip: Tensor) -> Tensor:
-        """Logits (B, classes) of clips (B, C, T, H, W): the mean over the positions of `dense`."""
-        return self.dense(clip).mean(1)
+        """Logits (B, classes) of clips (B, C, T, H, W), with the mean probabilities of the positions of `dense`.
+
+        Probabilities are a softmax's or, where `several` classes of a clip may be right, each by a sigmoid.
+        """
+        logits = self.dense(clip)  # (B, positions, classes)
+        if logits.shape[1] == 1:
+            return logits[:, 0]
+        likely = F.logsigmoid(logits) if self.several else logits.log_softmax(dim=2)
+        mean = likely.logsumexp(dim=1) - math.log(logits.shape[1])  # the log of the mean probability, (B, classes)
+        if not self.several:
+            return mean
+        unlikely = F.logsigmoid(-logits).logsumexp(dim=1) - math.log(logits.shape[1])
+        return mean - unlikely
 
     def dense(self, clip: Tensor) -> Tensor:
         """Logits (B, positions, classes) wherever a window of `size` pixels fits into clips (B, C, T, H, W)."""

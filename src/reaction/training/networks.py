@@ -61,6 +61,7 @@ def load_run(folder: Path | str) -> tuple[TSN, dict[str, Any]]:
     state = _read_own(folder)
     classes = state[f"{_last_layer(config)}.weight"].shape[0]
     model = build_network(config["network"], stream=config["stream"], classes=classes)
+    model.backbone.several = "labels" in config  # ResNets average the probabilities of positions
     _fit(model, state, folder)
     return model.eval(), config
 
