@@ -37,6 +37,8 @@ def miniature(shipped: dict[str, Any]) -> dict[str, Any]:
     values["attention_nets"]["st_attention"] |= {"hidden": 8, "frames_per_video": 2}
     values["tables"] = {"synthetic": values["tables"]["synthetic"] | {"seeds": [0]}}
     values["figures"], values["cost_figures"] = {}, {}
+    values["scales"]["tiny_boxes"] |= {"epochs": 1, "steps": [1]}
+    values["detection_tables"] = {"synthetic_detection": values["detection_tables"]["synthetic_detection"]}
     return values
 
 

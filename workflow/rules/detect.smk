@@ -141,7 +141,7 @@ rule detection_figures:
     output:
         curves=report(
             "results/figures/{table}_curves.svg",
-            caption="../report/curves.rst",
+            caption="../report/detection_curves.rst",
             category="Figures",
             labels={"table": "{table}", "what": "training curves"},
         ),
