@@ -239,6 +239,12 @@ def test_only_networks_of_any_length_are_tested_on_longer_clips(values):
         parse(values)
 
 
+def test_frames_and_the_fields_behind_them_are_of_one_size(values):
+    values["methods"]["two_stream_joint"]["features"] = {"rgb": "rgb-340x256"}
+    with pytest.raises(ParamsError, match="sees rgb-340x256 and .* together; give both one `resize:`"):
+        parse(values)
+
+
 def test_a_transfer_has_its_own_schedule_or_the_methods(values):
     values["transfers"]["short"] = {"trains": "last"}
     values["tables"]["feichtenhofer2019_table2"]["methods"] += ["slowfast_4x16_r50@full_ft", "slowfast_4x16_r50@short"]

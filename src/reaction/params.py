@@ -828,6 +828,8 @@ class Params(Model):
             for stream in self.methods[name].streams:
                 for part in READS[stream]:
                     known(f"scales.{table.scale}.features", part, self.scales[table.scale].features)
+            if "joint" in self.methods[name].streams:
+                self._check_pair(f"{key}.methods.{row}", self.methods[name], table.scale)
             self._check_fusion(f"{key}.methods.{row}", self.methods[name], protocol)
             if self.protocols[protocol].stack and self.methods[name].backbone not in (
                 "convnet_lstm",
@@ -853,6 +855,16 @@ class Params(Model):
         absent = sorted(set(table.splits) - set(self.datasets[table.dataset].splits))
         if absent:
             raise ValueError(f"{key}.splits: {table.dataset} has no split {absent[0]}")
+
+    def _check_pair(self, key: str, method: Method, scale: str) -> None:
+        """Frames and the fields behind them have to be of one size and rate."""
+        named = self.scales[scale].features | (method.features or {} if scale == "paper" else {})
+        rgb, flow = (self.features[named[stream]] for stream in ("rgb", "flow"))
+        if (rgb.resize, rgb.fps) != (flow.resize, flow.fps):
+            raise ValueError(
+                f"{key}: the stream `joint` sees {named['rgb']} and {named['flow']} together; give both one `resize:` "
+                "and one `fps:`, or name another pair in the method's `features:`"
+            )
 
     def _check_figures(self, key: str, figures: Figures) -> None:
         known(f"{key}.table", figures.table, self.tables)
