@@ -240,8 +240,8 @@ def test_only_networks_of_any_length_are_tested_on_longer_clips(values):
 
 
 def test_frames_and_the_fields_behind_them_are_of_one_size(values):
-    values["methods"]["two_stream_joint"]["features"] = {"rgb": "rgb-340x256"}
-    with pytest.raises(ParamsError, match="sees rgb-340x256 and .* together; give both one `resize:`"):
+    values["methods"]["two_stream_joint"]["features"] = {"rgb": "rgb-128x96"}
+    with pytest.raises(ParamsError, match=r"sees rgb-128x96 and .* together; give both one `resize:`"):
         parse(values)
 
 
