@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from reaction.evaluation import ava
 from reaction.evaluation.ava import ACTIVITYNET, MMACTION2, PROTOCOLS, SLOWFAST, ActionScores, AvaProtocol, ava_map
 from reaction.evaluation.boxes import Truth, iou
 
@@ -66,6 +67,19 @@ def test_the_fifty_best_are_taken_over_all_actions():
     detections = found(*[(902, FAR, 0, 0.9)] * 50, (902, A, 1, 0.3), actions=2)
     assert values(truth, detections) == [0, 1, 1]
     assert values(truth, found(*[(902, FAR, 0, 0.9)] * 49, (902, A, 1, 0.3), actions=2)) == [1, 1, 1]
+
+
+def test_the_fifty_best_are_the_same_however_many_are_ranked_at_a_time(monkeypatch):
+    rng = np.random.default_rng(0)
+    second, score = rng.integers(900, 912, 400), np.round(rng.random((400, 6)), 1)
+    detections = ActionScores(np.zeros(400, np.int64), second, np.tile(A, (400, 1)), score)
+    kept = ~np.isnan(ava._best(detections, 50).score)
+    for own in (second == one for one in np.unique(second)):
+        ranked = np.argsort(-score[own].ravel(), kind="stable")[:50]
+        assert np.flatnonzero(kept[own].ravel()).tolist() == sorted(ranked.tolist())
+    for at_once in (1, 300, 1200):
+        monkeypatch.setattr(ava, "SCORES", at_once)
+        assert (~np.isnan(ava._best(detections, 50).score) == kept).all()
 
 
 def test_truth_on_an_excluded_keyframe():

@@ -37,6 +37,7 @@ from reaction.evaluation.boxes import (
 
 THRESHOLD = 0.5
 LARGEST = 2.0  # of a box's coordinates, which may lie a little beyond the frame
+SCORES = 1 << 22  # ranked at a time
 MINI_EVERY = 4  # SlowFast validates on keyframes of seconds that 4 divides unless AVA.FULL_TEST_ON_VAL is set
 # The actions, by number from 1, that ActivityNet evaluates: those of ava_action_list_v2.2_for_activitynet_2019.pbtxt.
 EVALUATED = (
@@ -187,19 +188,32 @@ def _overlapping(truth: Truth, detections: ActionScores, precision: type) -> Pai
 def _best(detections: ActionScores, most: int) -> ActionScores:
     """Without the scores that are not among the `most` best of their keyframe; of equals at the limit the first stay.
 
-    A keyframe's `most`-th best person, by the best score, bounds its `most`-th best score from below: few are ranked.
+    A few keyframes at a time, for memory's sake.
     """
     keys = frame_ids(detections.video, detections.second)
-    top = np.fmax.reduce(detections.score, axis=1, initial=-np.inf)
+    order = np.argsort(keys, kind="stable")
+    firsts = np.flatnonzero(np.diff(keys[order])) + 1
+    rows = max(1, SCORES // detections.score.shape[1])
+    ends = np.searchsorted(firsts, np.arange(rows, len(keys), rows))
+    score = np.full_like(detections.score, np.nan)
+    for own in np.split(order, np.unique(firsts[ends[ends < len(firsts)]])):
+        row, action = _best_of(keys[own], detections.score[own], most)
+        score[own[row], action] = detections.score[own[row], action]
+    return ActionScores(detections.video, detections.second, detections.box, score)
+
+
+def _best_of(keys: NDArray, score: NDArray, most: int) -> tuple[NDArray, NDArray]:
+    """Rows and actions of the `most` best scores (N, C) of each key (N,).
+
+    A keyframe's `most`-th best person, by the best score, bounds its `most`-th best score from below: few are ranked.
+    """
+    top = np.fmax.reduce(score, axis=1, initial=-np.inf)
     order = np.lexsort((-top, keys))
     limiting = order[place_in_run(keys[order]) == most - 1]
     own, number = np.unique(keys, return_inverse=True)
-    limit = np.full(len(own), -np.inf, detections.score.dtype)
+    limit = np.full(len(own), -np.inf, score.dtype)
     limit[number[limiting]] = top[limiting]
-    row, action = np.nonzero(detections.score >= limit[number][:, None])
-    values = detections.score[row, action]
-    order = np.lexsort((-values, number[row]))  # stable: equals stay as they came
+    row, action = np.nonzero(score >= limit[number][:, None])
+    order = np.lexsort((-score[row, action], number[row]))  # stable: equals stay as they came
     chosen = order[place_in_run(number[row[order]]) < most]
-    score = np.full_like(detections.score, np.nan)
-    score[row[chosen], action[chosen]] = values[chosen]
-    return ActionScores(detections.video, detections.second, detections.box, score)
+    return row[chosen], action[chosen]
