@@ -84,6 +84,13 @@ def test_ava_is_asked_on_its_key_frames_and_has_no_tubes(plan):
     assert detection_spec(plan, "ava")["metrics"] == [["frame_map@0.5", ["activitynet", "slowfast", "mmaction2"]]]
 
 
+def test_tubes_of_ucf101_24_are_trimmed_by_road_alone(plan):
+    run = Run("ucf101_24", "yowo_16f", 1, 0, "paper", "every_evaluator")
+    assert linked(plan, run, "road").config["untrimmed"] is True
+    assert "untrimmed" not in linked(plan, run, "act").config
+    assert "untrimmed" not in linked(plan, SMALL, "road").config
+
+
 def test_a_tables_columns_are_each_metric_with_its_evaluators(plan):
     metrics = dict(detection_spec(plan, "jhmdb21_detection_small")["metrics"])
     assert metrics["frame_map@0.5"] == ["padilla", "act", "gurkirt", "multisports"]

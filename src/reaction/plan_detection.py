@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from reaction.plan import Plan
 
 POSES = 14  # of AVA's actions, of which an actor does one
+UNTRIMMED = ("ucf101_24",)  # layouts whose videos show their action only now and then
 STREAM = "rgb"  # what the papers' detectors see
 
 
@@ -64,7 +65,8 @@ def detected(plan: "Plan", run: Run) -> Artifact:
 def linked(plan: "Plan", run: Run, linker: str) -> Artifact:
     """The tubes that an evaluator's own way of linking makes of the boxes."""
     inputs = {"index": plan.index(run.dataset), "boxes": detected(plan, run)}
-    config = _facts(run) | {"linker": linker}
+    untrimmed = linker == "road" and plan.params.datasets[run.dataset].layout in UNTRIMMED
+    config = _facts(run) | {"linker": linker} | ({"untrimmed": True} if untrimmed else {})
     return plan.once(Artifact("link", run.dataset, f"tubes_{linker}-{_name(run)}", config, inputs))
 
 

@@ -4,8 +4,8 @@ Boxes go into each protocol in the numbers it means (`as_counted`). `padilla` an
 `multisports`, add a pixel to widths: their authors' files of UCF101-24 and J-HMDB-21 name the last column and row of a
 box. The others get our half-open ones. So widths are the same by all, and protocols differ in what they do with them.
 
-Beside metrics.json there are per_class.csv, errors.csv (`detection_errors`, at 0.5; not for AVA, where an actor has
-several classes) and draws.h5: of each metric and evaluator 1000 bootstrap draws of the mean AP. Videos are drawn, or
+Beside metrics.json there are per_class.csv, errors.csv (`detection_errors`, at 0.5; but for its header empty with AVA, where
+an actor has several classes) and draws.h5: of each metric and evaluator 1000 bootstrap draws of the mean AP. Videos are drawn, or
 groups, of the whole index, not only of what was tested, and the same for all runs of a dataset: draws of several seeds
 and splits can be averaged and those of two methods subtracted, one by one.
 """
@@ -143,8 +143,7 @@ def evaluate_detections(folder: Path | str) -> dict[str, Any]:
     metrics = _facts(settings, tested, len(measured[0].classes)) | {"values": _values(measured)}
     _write_draws(folder / "draws.h5", measured)
     _write_per_class(folder / "per_class.csv", measured)
-    if "frame" in settings:
-        _write_errors(folder / "errors.csv", tested)
+    _write_errors(folder / "errors.csv", tested if "frame" in settings else None)
     write_json(folder / "metrics.json", metrics)
     return metrics
 
@@ -309,7 +308,10 @@ def _write_per_class(path: Path, measured: Sequence[Measured]) -> None:
     _write_csv(path, ("metric", "protocol", "class", "ap", "positives"), rows)
 
 
-def _write_errors(path: Path, tested: Tested) -> None:
+def _write_errors(path: Path, tested: Tested | None) -> None:
+    if tested is None:
+        _write_csv(path, ("class", "precision", *detection_errors.KINDS, "missed"), [])
+        return
     edge = frame_map.ACT.edge
     errors = detection_errors.detection_errors(tested.truth(edge), tested.actors(edge), classes=len(tested.classes))
     each = zip(*errors.per_class.values(), strict=True)

@@ -6,7 +6,7 @@
 - `multisports`: the same in MultiSports' numbers.
 - `road`: actors, whatever they do, are linked by their best class, of at most 20 boxes a frame with scores above 0.025;
   then their ten best actions (`link_online`). As 3D-RetinaNet's commands have it, tubes are trimmed in time on
-  UCF101-24 alone, each by the actor's score and without smoothing, and boxes of one path overlap by 0.25 there and by
+  `untrimmed` videos, UCF101-24's, alone, each by the actor's score and without smoothing, and boxes of one path overlap by 0.25 there and by
   0.5 elsewhere.
 
 Scores are boxes.h5's: of YOWO the confidence times the class's probability. Its own evaluation ranks tubes by the
@@ -34,7 +34,6 @@ from reaction.files import read_json
 SECONDS_BETWEEN_LINES = 30
 LEAST_SCORE = 0.005  # of a path of `act` and `multisports`
 ROAD_BOXES, ROAD_SCORE = 20, 0.025
-UNTRIMMED = "ucf101_24"
 
 Linker = Callable[[NDArray, NDArray, NDArray, int, int], Iterator[Tube]]
 """From frames (n,), boxes (n, 4), scores (n, C), the length and the place of a video to its tubes."""
@@ -53,7 +52,7 @@ def link_detections(folder: Path | str) -> int:
     frozen = read_json(folder / "config.json")
     inputs, name = frozen["inputs"], frozen["config"]["linker"]
     linkers = {"yowo": by_viterbi, "act": by_act, "multisports": by_multisports}
-    linkers["road"] = partial(by_road, untrimmed=frozen["dataset"].startswith(UNTRIMMED))
+    linkers["road"] = partial(by_road, untrimmed=frozen["config"].get("untrimmed", False))
     if name not in linkers:
         raise LinkError(f"{folder}/config.json has the linker {name!r}: there are {', '.join(linkers)}")
     detected = read_detected(Path(inputs["boxes"]) / "boxes.h5")
