@@ -5,9 +5,9 @@
   that is what a detector of boxes finds. In the numbers of ACT's files, which count the last pixel.
 - `multisports`: the same in MultiSports' numbers.
 - `road`: actors, whatever they do, are linked by their best class, of at most 20 boxes a frame with scores above 0.025;
-  then their ten best actions (`link_online`). As 3D-RetinaNet's commands have it, tubes are trimmed in time on
-  `untrimmed` videos, UCF101-24's, alone, each by the actor's score and without smoothing, and boxes of one path overlap by 0.25 there and by
-  0.5 elsewhere.
+  then their ten best actions (`link_online`). As 3D-RetinaNet's commands have it, tubes of `untrimmed` videos, those of
+  UCF101-24, are trimmed in time, each by the actor's score and without smoothing, and boxes of one path overlap by 0.25
+  there and by 0.5 elsewhere.
 
 Scores are boxes.h5's: of YOWO the confidence times the class's probability. Its own evaluation ranks tubes by the
 probability alone. Tubes are stored as boxes are, half-open.
