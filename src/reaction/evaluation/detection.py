@@ -4,7 +4,7 @@ Boxes go into each protocol in the numbers it means (`as_counted`). `padilla` an
 `multisports`, add a pixel to widths: their authors' files of UCF101-24 and J-HMDB-21 name the last column and row of a
 box. The others get our half-open ones. So widths are the same by all, and protocols differ in what they do with them.
 
-Beside metrics.json there are per_class.csv, errors.csv (`detection_errors`, at 0.5; with AVA, where an actor has several
+Beside metrics.json are per_class.csv, errors.csv (`detection_errors`, at 0.5; with AVA, where an actor has several
 classes, it is empty but for its header) and draws.h5: of each metric and evaluator 1000 bootstrap draws of the mean AP.
 Videos are drawn, or groups, of the whole index, not only of what was tested, and the same for all runs of a dataset:
 draws of several seeds and splits can be averaged and those of two methods subtracted, one by one.
