@@ -15,6 +15,7 @@ from reaction.files import write_json
 from reaction.models.yowo import Detections
 from reaction.predict.boxes import CLIPS_AT_ONCE, Finder
 from reaction.predict.video import READ, Clock, Source
+from reaction.training.networks import RunError
 
 FRAMES, INPUT = 5, 32
 
@@ -26,6 +27,7 @@ class Remembers:
     network: torch.nn.Module = field(default_factory=lambda: torch.nn.Conv2d(1, 5 * (5 + 3), 1))
     around: Around = field(default_factory=lambda: Around(FRAMES, "last"))
     input: int = INPUT
+    bank: None = None
     clips: list = field(default_factory=list)
 
     def detect(self, clips, *, width, height, least_score):
@@ -86,3 +88,10 @@ def test_it_says_how_many_classes_it_tells_apart(finder):
     network, detector = finder
     detector.network.conv_final, detector.anchors = torch.nn.Conv2d(1, 5 * (5 + 3), 1), torch.ones(5, 2)
     assert network.classes == 3
+
+
+def test_a_run_that_reads_the_whole_video_is_refused(finder, monkeypatch):
+    _, detector = finder
+    detector.bank = "around"
+    with pytest.raises(RunError, match="run reads clips of the whole video"):
+        Finder("run", Clock(), 0.3)

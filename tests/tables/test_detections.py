@@ -90,6 +90,15 @@ def test_everything_is_drawn_with_its_names(project):
     assert said["tubes"].count("<image ") == 2 * detections.COLUMNS
 
 
+def test_outlines_are_the_tubes_without_a_frame(project, monkeypatch):
+    pictures = []
+    monkeypatch.setattr(detections, "_frame", lambda axes, one, number, picture: pictures.append(picture))
+    detection_figures(project, Path("small"))
+    tubes, outlines = pictures[: len(pictures) // 2], pictures[len(pictures) // 2 :]
+    assert all((picture == detections.BLANK).all() for picture in outlines)
+    assert not any((picture == detections.BLANK).all() for picture in tubes)
+
+
 def test_each_class_has_the_clip_of_its_highest_score_right_or_wrong(project):
     detection_figures(project, Path("small"))
     with open("small_clips/clips.csv", newline="") as file:
@@ -166,7 +175,8 @@ def test_a_clip_that_is_too_large_has_fewer_colours_then_fewer_frames(tmp_path, 
 
 def test_actors_on_single_frames_have_no_tubes_and_no_analysis_of_mistakes(project):
     del project["shown"]["tubes"]
-    Path("one/errors.csv").unlink()
+    header = Path("one/errors.csv").read_text().splitlines()[0]
+    write_text("one/errors.csv", f"{header}\n")
     detection_figures(project, Path("ava"))
     assert "<!-- no tubes: actors are annotated on single frames -->" in Path("ava_tubes.svg").read_text()
     assert (

@@ -163,6 +163,7 @@ rule detection_figures:
             category="Figures",
             labels={"table": "{table}", "what": "tubes"},
         ),
+        outlines="results/figures/{table}_outlines.svg",
         clips=directory("results/figures/{table}_clips"),
         pictures=multiext(
             "results/figures/{table}",
@@ -170,6 +171,7 @@ rule detection_figures:
             "_per_class.png",
             "_errors.png",
             "_tubes.png",
+            "_outlines.png",
         ),
     log:
         "logs/detection_figures/{table}.log",

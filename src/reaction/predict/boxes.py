@@ -19,6 +19,7 @@ from reaction.predict.classes import features_of
 from reaction.predict.video import Clock, Source
 from reaction.training.detecting import load_detector
 from reaction.training.job import device
+from reaction.training.networks import RunError
 
 CLIPS_AT_ONCE = 8  # most of their frames are the same
 
@@ -28,6 +29,8 @@ class Finder:
 
     def __init__(self, run: Path | str, clock: Clock, threshold: float) -> None:
         self._detector = load_detector(run)
+        if self._detector.bank is not None:
+            raise RunError(f"{run} reads clips of the whole video (`bank:`), and this streams: take another run")
         self._detector.network.to(device())
         self._resize = features_of(run)["resize"]
         self._clock, self._threshold = clock, threshold

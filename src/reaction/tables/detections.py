@@ -41,6 +41,7 @@ SHARES = {  # of all that there is to find; colours of Okabe and Ito
     "missed": "#dddddd",
 }
 RIGHT = 0.5  # overlap from which on a tube of the right class is right
+BLANK = 236  # grey, of a frame that is not shown
 COLUMNS, CELL = 6, 1.45  # frames of a tube, and inches
 CLIP_WIDTH, CLIP_FRAMES, CLIP_BYTES = 160, 24, 300_000
 COLOURS = (128, 64, 32, 16)  # of a clip, fewer where it is too large
@@ -66,7 +67,9 @@ class Found:
 
 
 def detection_figures(spec: Mapping[str, Any], stem: Path) -> None:
-    """Write <stem>_curves, _per_class, _errors and _tubes, each as .png and .svg, and the folder <stem>_clips.
+    """Write <stem>_curves, _per_class, _errors, _tubes and _outlines, as .png and .svg, and the folder <stem>_clips.
+
+    `_outlines` are the tubes without the frames, for datasets whose frames may not be passed on.
 
     `spec`: `curves` and `methods`, lists of `name` and the `folders` of its runs or of their metrics; `shown`, what
     tubes and clips are of: folders `index`, `features` and `tubes`, and how many `videos`. Without `tubes` (AVA's
@@ -87,14 +90,16 @@ def detection_figures(spec: Mapping[str, Any], stem: Path) -> None:
 
 def _shown(shown: Mapping[str, Any], stem: Path) -> None:
     if "tubes" not in shown:
-        _note("no tubes: actors are annotated on single frames", Path(f"{stem}_tubes"))
+        for name in ("tubes", "outlines"):
+            _note("no tubes: actors are annotated on single frames", Path(f"{stem}_{name}"))
         write_clips([], [], shown, Path(f"{stem}_clips"))
         return
     classes = read_classes(shown["index"])
     videos, tubes = read_tubes(Path(shown["tubes"]) / "tubes.h5")
     index = {video.video: video for video in read_index(shown["index"])}
     found = judged([index[name] for name in videos], tubes, read_boxes(Path(shown["index"]) / "boxes.h5"))
-    draw_tubes(spread(found, shown["videos"]), classes, shown["features"], Path(f"{stem}_tubes"))
+    for name, features in (("tubes", shown["features"]), ("outlines", None)):
+        draw_tubes(spread(found, shown["videos"]), classes, features, Path(f"{stem}_{name}"))
     write_clips(found, classes, shown, Path(f"{stem}_clips"))
 
 
@@ -146,7 +151,7 @@ def _precisions(folder: str) -> list[dict[str, str]]:
 def read_errors(folders: Sequence[str]) -> dict[str, dict[str, float]]:
     """The share of each of SHARES by class, `mean` first, over runs averaged; empty where a run has no analysis."""
     paths = [Path(folder) / "errors.csv" for folder in folders]
-    if not all(path.exists() for path in paths):
+    if any(path.exists() and len(path.read_text(encoding="utf-8").splitlines()) == 1 for path in paths):
         return {}
     rows = [row for path in paths for row in read_columns(path, ("class", *SHARES))]
     names = dict.fromkeys(row["class"] for row in rows)
@@ -211,8 +216,11 @@ def spread(found: Sequence[Found], count: int) -> list[Found]:
     return [first[labels[place]] for place in chosen]
 
 
-def draw_tubes(shown: Sequence[Found], classes: Sequence[str], features: Path | str, path: Path) -> None:
-    """A row of frames for each tube: what is annotated dashed, what was found in the colour of right or wrong."""
+def draw_tubes(shown: Sequence[Found], classes: Sequence[str], features: Path | str | None, path: Path) -> None:
+    """A row of frames for each tube: what is annotated dashed, what was found in the colour of right or wrong.
+
+    Without `features` the frames are blank.
+    """
     if not shown:
         _note("no tube was found in any video", path)
         return
@@ -235,11 +243,14 @@ def draw_tubes(shown: Sequence[Found], classes: Sequence[str], features: Path | 
     finish(figure, path)
 
 
-def frames_of(one: Found, features: Path | str, count: int) -> list[tuple[int, Picture]]:
-    """Up to `count` frames spread evenly over what is annotated: each number and its picture (H, W, 3)."""
+def frames_of(one: Found, features: Path | str | None, count: int) -> list[tuple[int, Picture]]:
+    """Up to `count` frames spread evenly over what is annotated: each number and its picture (H, W, 3), or a blank."""
     start, end = one.span
     end = min(end, one.video.frames)
     numbers = np.unique(np.linspace(start, end - 1, min(count, end - start)).round().astype(int))
+    if features is None:
+        blank = np.full((one.video.height // 2, one.video.width // 2, 3), BLANK, np.uint8)
+        return [(number, blank) for number in numbers.tolist()]
     return list(zip(numbers.tolist(), open_features(features).pictures(one.video.video, numbers), strict=True))
 
 
