@@ -1,29 +1,23 @@
-"""`reaction doctor`: its estimates, what it says stands in the way, and docs/scale.md, which prints them."""
+"""`reaction doctor`: what is still to be made, what stands in the way, and docs/scale.md, which has every table."""
 
-import os
 import re
 import shutil
 import zipfile
-from collections import Counter
 from pathlib import Path
 
 import pytest
-import torch
-from torch.utils.flop_counter import FlopCounterMode
 
 from reaction import doctor as module
 from reaction.cli import main
+from reaction.costs import SIZES
 from reaction.data import unpack
-from reaction.doctor import NETWORKS, PICTURES, SIZES, Need, doctor, needs, obstacles, rows, stages
+from reaction.doctor import Need, doctor, needs, obstacles, rows, stages
 from reaction.machine import Finding
 from reaction.params import load
 from reaction.plan import Plan
-from reaction.training.networks import build_network, stream_of
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "scale.md"
-
-
 PLAN = Plan(load(ROOT / "params.yaml"))
 
 
@@ -50,125 +44,13 @@ def made_for(plan, table, rule, name):
 
 
 def cost(plan, artifact):
-    return module._cost(artifact, plan.params)
+    return module.cost(artifact, plan.params)
 
 
 def make(artifact, files=None):
     for file in map(Path, artifact.files[:files]):
         file.parent.mkdir(parents=True, exist_ok=True)
         file.touch()
-
-
-# What the networks of clips see: stream, pictures of a clip, frames of a joint one.
-CLIPS = {
-    "inception_v1": ("flow", 10, 1),
-    "convnet_lstm": ("rgb", 25, 1),
-    "c3d": ("rgb", 16, 1),
-    "two_stream_joint": ("joint", 10, 1),
-    "fused3d": ("joint", 10, 5),
-    "i3d": ("rgb", 64, 1),
-    "slow": ("rgb", 4, 1),
-    "fast": ("rgb", 32, 1),
-    "slowfast": ("rgb", 32, 1),
-    "i3d_resnet": ("rgb", 8, 1),
-}
-
-
-@pytest.mark.parametrize("key", NETWORKS, ids=str)
-def test_a_network_has_the_size_that_its_costs_are_for(key):
-    backbone, width, input = key
-    stream, stack, frames = CLIPS.get(backbone, ("rgb", 1, 1))
-    clip = min(stack, 16) if width < 1 and backbone in ("convnet_lstm", "i3d") else stack
-    classes = 51 if backbone not in CLIPS else 400 if width == 1 else 21
-    described = {"backbone": backbone, "width": width, "input": input, "dropout": 0.5, "partial_bn": False}
-    described |= {"segments": 1, "stack": clip, "frames": frames, "entry": None, "map_channel": None}
-    channels = stream_of({"stream": stream, "network": described}).channels
-    with torch.device("meta"):
-        model = build_network(described, stream=stream, classes=classes).eval()
-        with FlopCounterMode(display=False) as counter, torch.no_grad():
-            model(torch.empty(1, 1, channels, input, input))
-    assert counter.get_total_flops() / 2 == pytest.approx(NETWORKS[key].macs, rel=0.03)
-    assert sum(weight.numel() for weight in model.parameters()) == pytest.approx(NETWORKS[key].parameters, rel=0.03)
-
-
-def test_every_network_and_picture_of_the_shipped_tables_was_measured(plan):
-    runs = [one.config["network"] for one in plan.artifacts.values() if one.rule == "train"]
-    assert {(one["backbone"], one["width"], one["input"]) for one in runs} <= set(NETWORKS)
-    sizes = [one.config["resize"] for one in plan.artifacts.values() if one.rule in ("frames", "flow")]
-    assert [module._pictures(size)[1] for size in sizes] == pytest.approx([1.0] * len(sizes), rel=0.01)
-
-
-def test_every_shipped_dataset_has_a_size_and_its_splits(plan):
-    for name, described in plan.params.datasets.items():
-        size = module._size(name, plan.params)
-        assert len(size.train) == len(size.test) == len(described.splits)
-        assert all(train + test <= size.videos for train, test in zip(size.train, size.test, strict=True))
-    assert set(SIZES) <= set(plan.params.datasets)
-    synthetic = module._size("synthetic", plan.params)
-    assert (synthetic.train, synthetic.test, synthetic.classes) == ((144,) * 3, (72,) * 3, 6)
-
-
-def test_a_dataset_of_unknown_size_is_an_error_that_says_where_it_goes(plan, monkeypatch):
-    monkeypatch.delitem(SIZES, "jhmdb21")
-    with pytest.raises(ValueError, match="add it to SIZES of"):
-        needs(plan, "jhmdb21_small")
-
-
-@pytest.mark.real_data
-@pytest.mark.skipif("REACTION_MIRROR" not in os.environ, reason="REACTION_MIRROR is not set")
-def test_the_official_lists_have_the_splits_of_the_sizes():
-    mirror = Path(os.environ["REACTION_MIRROR"])
-    for split in (1, 2, 3):
-        lists = [mirror / f"ucf101/ucfTrainTestlist/{part}list0{split}.txt" for part in ("train", "test")]
-        train, test = (sum(bool(line.strip()) for line in file.read_text().splitlines()) for file in lists)
-        assert (train, test) == (SIZES["ucf101"].train[split - 1], SIZES["ucf101"].test[split - 1])
-        flags = Counter()
-        for file in (mirror / "hmdb51/testTrainMulti_7030_splits").glob(f"*_split{split}.txt"):
-            flags += Counter(line.split()[1] for line in file.read_text().splitlines() if line.strip())
-        assert (flags["1"], flags["2"]) == (SIZES["hmdb51"].train[split - 1], SIZES["hmdb51"].test[split - 1])
-
-
-def test_training_costs_epochs_times_videos_times_segments(plan):
-    tsn = cost(plan, made_for(plan, "hmdb51", "train", "tsn-flow-split1"))
-    images = 3570 * 340 * 3  # of five fields each
-    assert tsn.cpu == pytest.approx(images * (0.42 + 5 * 0.001) + module.JOB)
-    assert tsn.beside == pytest.approx(images * 5 * 0.001 + module.JOB)
-    assert tsn.gpu == pytest.approx(images / 142)
-    assert tsn.disk == pytest.approx(4 * 21.9e6)
-
-
-def test_a_reduced_scale_leaves_the_gpu_alone(plan):
-    small = cost(plan, made_for(plan, "jhmdb21_small", "train", "st_phase1-rgb"))
-    assert small.gpu == 0
-    assert small.cpu == small.beside == pytest.approx(660 * 32 * (0.0055 + 0.0002) + module.JOB)
-
-
-def test_features_cost_frames_times_what_one_costs_and_every_shard_starts_once(plan):
-    frames, flow = (made_for(plan, "ucf101", rule, "") for rule in ("frames", "flow"))
-    assert cost(plan, frames).disk == pytest.approx(2.48e6 * 25.7e3)
-    assert cost(plan, flow).cpu == pytest.approx(2.48e6 * 0.036 + 128 * module.EXTRACT)
-    assert cost(plan, flow).gpu == 0
-
-
-def test_maps_are_of_the_part_s_frames_or_of_all(plan):
-    gradcam = cost(plan, made_for(plan, "jhmdb21_small", "gradcam", "gradcam-true-Mixed_6e-st_phase1-rgb"))
-    attend = cost(plan, made_for(plan, "jhmdb21_small", "attend", "learned-Mixed_6e-st_phase1-rgb"))
-    assert gradcam.disk == pytest.approx(31838 * 660 / 928 / 5 * module.MAP)
-    assert attend.disk == pytest.approx(31838 / 5 * module.MAP)
-
-
-def test_scores_cost_views_and_hold_their_logits(plan):
-    scores = cost(plan, made_for(plan, "hmdb51", "score", "tsn-rgb-split1"))
-    assert scores.disk == 1530 * 250 * 51 * 4
-    assert scores.gpu == pytest.approx(1530 * 250 / 142 / 3)
-
-
-def test_an_unmeasured_network_or_picture_is_taken_by_its_operations_or_pixels():
-    half = module._network({"backbone": "inception_v3", "width": 0.5, "input": 299})
-    whole = NETWORKS["inception_v3", 1.0, 299]
-    assert (half.train, half.parameters) == (whole.train / 4, whole.parameters / 4)
-    assert module._pictures("170x256") == (PICTURES[19200], 170 * 256 / 19200)
-    assert module._pictures("short_side:256") == (PICTURES[87040], pytest.approx(256 * 256 * 4 / 3 / 87040))
 
 
 def test_what_is_there_costs_nothing_more(plan):
@@ -202,6 +84,7 @@ def test_an_archive_at_hand_is_unpacked_and_one_that_is_not_is_downloaded_as_wel
 
 
 def reasons(plan, table):
+    """What stands in the way of a table."""
     return list(obstacles(plan, table))
 
 
@@ -243,6 +126,17 @@ def test_weights_that_only_a_person_can_get_stand_in_the_way(plan):
     path.parent.mkdir(parents=True)
     path.touch()
     assert reasons(plan, "simonyan2014_hmdb51") == []
+
+
+def test_branches_and_films_that_only_a_person_can_get_stand_in_the_way(plan):
+    (branches,) = reasons(plan, "ucf101_24")
+    assert branches.startswith("downloads/weights/yowo_branches.safetensors is not there")
+    films, again = reasons(plan, "ava")
+    assert films.startswith("downloads/ava/videos_15min is not there, and nothing downloads it: see https://")
+    assert again == branches
+    Path("downloads/ava/trainval").mkdir(parents=True)
+    assert reasons(plan, "ava") == [branches]
+    assert reasons(plan, "jhmdb21_detection_small") == reasons(plan, "synthetic_detection") == []
 
 
 def test_the_report_names_what_is_there_what_is_needed_and_the_verdict(plan, capsys):
@@ -288,21 +182,6 @@ def test_the_report_runs_on_this_machine(tmp_path, monkeypatch, capsys):
     assert {"cores", "memory", "Slurm", "DVC remote", "decoders", "flow", "GPUs", "free disk"} <= set(names)
 
 
-def cells(*values):
-    return " | ".join(f"{round(value, 6):g}" if value else "–" for value in values)
-
-
-def test_the_page_prints_the_costs_that_are_used():
-    lines = PAGE.read_text().splitlines()
-    for (backbone, width, input), one in NETWORKS.items():
-        seconds = (one.train, one.forward, one.gradcam, one.attention_net, one.load)
-        numbers = cells(one.macs / 1e9, one.parameters / 1e6, *(1000 * value for value in seconds))
-        assert f"| `{backbone}` | {width:g} | {input} | {numbers} |" in lines
-    for pixels, one in PICTURES.items():
-        numbers = cells(1000 * one.frame, one.frame_bytes / 1000, 1000 * one.field, one.field_bytes / 1000)
-        assert any(line.endswith(f" | {pixels:,} | {numbers} |") for line in lines), pixels
-
-
 def test_the_stages_of_a_table_are_all_of_it(plan):
     lines = [[float(cell.replace(",", "")) for cell in row.split("|")[2:7]] for row in list(stages(plan, "hmdb51"))[2:]]
     jobs, *sums = (sum(column) for column in zip(*lines, strict=True))
@@ -314,6 +193,8 @@ def test_the_stages_of_a_table_are_all_of_it(plan):
 
 
 def test_the_page_prints_what_every_table_needs(plan):
-    expected = [*rows(plan, list(plan.params.tables)), *stages(plan, "hmdb51"), *stages(plan, "jhmdb21_small")]
+    tables = [*plan.params.tables, *plan.params.detection_tables]
+    staged = [row for table in ("hmdb51", "jhmdb21_small", "ucf101_24") for row in stages(plan, table)]
+    expected = [*rows(plan, tables), *staged]
     absent = [row for row in expected if row not in PAGE.read_text().splitlines()]
     assert not absent, "docs/scale.md should have\n" + "\n".join(expected)
