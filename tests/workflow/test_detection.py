@@ -66,7 +66,7 @@ def test_boxes_are_of_all_test_videos_and_tubes_lie_in_them(detected):
 
 def test_the_figures_are_drawn(detected):
     figures = {path.name for path in (detected.folder / "results/figures").glob("synthetic_detection_*")}
-    parts = ("curves", "per_class", "errors", "tubes")
+    parts = ("curves", "per_class", "errors", "tubes", "outlines")
     assert figures == {f"synthetic_detection_{part}.{kind}" for part in parts for kind in ("svg", "png")} | {
         "synthetic_detection_clips"
     }
