@@ -76,6 +76,15 @@ def test_the_papers_schedule_trains_late_layers_and_one_from_scratch_all(plan):
     assert (small["trains"], small["weights"]["source"], small["training"]["epochs"]) == ("all", "none", 20)
 
 
+def test_each_3d_network_starts_from_branches_of_its_own(plan):
+    starts = set()
+    for name, detector in plan.params.detectors.items():
+        if "ucf101_24" in detector.schedules:
+            run = Run("ucf101_24", name, 1, 0, "paper", "every_evaluator")
+            starts.add((detector.backbone_3d, trained(plan, run).config["weights"]["path"]))
+    assert len(starts) == len({backbone for backbone, _ in starts}) == len({path for _, path in starts}) == 8
+
+
 def test_ava_is_asked_on_its_key_frames_and_has_no_tubes(plan):
     run = Run("ava", "yowo_32f", 1, 0, "paper", "every_ava_evaluator")
     assert trained(plan, run).config["network"] | {"frames": 32, "poses": 14} == trained(plan, run).config["network"]

@@ -15,7 +15,9 @@ CELL = 32  # pixels of the input for each cell that YOWO predicts from
 Threshold = Annotated[float, Field(gt=0, lt=1)] | Literal["0.5:0.95"]
 FrameEvaluator = Literal["padilla", "act", "gurkirt", "multisports"]
 VideoEvaluator = Literal["yowo", "act", "road", "multisports"]
-AvaEvaluator = Literal["activitynet", "slowfast", "mmaction2"]
+AvaEvaluator = Literal[  # `-mini`: on every fourth second, as SlowFast validates while it trains
+    "activitynet", "slowfast", "mmaction2", "activitynet-mini", "slowfast-mini", "mmaction2-mini"
+]
 
 
 class DetectorSchedule(Model):
@@ -77,6 +79,7 @@ class Detector(Model):
     schedules: dict[str, DetectorSchedule] = Field(
         description="by dataset: written out, or a key of `detector_schedules:`"
     )
+    weights: str | None = Field(None, description="a key of `weights:`, instead of the schedules'")
     stands_in: str | None = Field(None, description="what differs from the paper's own, if anything does")
 
     @model_validator(mode="after")
@@ -144,6 +147,8 @@ def written_out(key: str, detector: Any, schedules: Mapping[str, Any]) -> Any:
 def check_detection(params: "Params") -> None:
     """Raise ValueError where detectors and their tables name what is not there, or do not go together."""
     for name, detector in params.detectors.items():
+        if detector.weights is not None:
+            known(f"detectors.{name}.weights", detector.weights, params.weights)
         if name in params.methods:
             raise ValueError(f"detectors.{name}: there is a method of this name; choose another")
         for dataset, schedule in detector.schedules.items():

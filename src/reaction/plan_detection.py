@@ -36,7 +36,7 @@ def trained(plan: "Plan", run: Run) -> Artifact:
     """A trained detector."""
     detector, scale = plan.params.detectors[run.method], plan.params.scales[run.scale]
     schedule = detector.schedules[run.dataset]
-    weights = plan.params.weights[scale.weights or schedule.weights]
+    weights = plan.params.weights[scale.weights or detector.weights or schedule.weights]
     late = schedule.trains == "late" and weights.source != "none"  # nothing else would ever be trained
     config = _facts(run) | {
         "network": _network(detector, scale, plan.params.datasets[run.dataset].layout),

@@ -63,11 +63,10 @@ def _detection_cell(plan: Plan, table: DetectionTable, result: Result) -> dict[s
 def undetectable(params: Params, table: DetectionTable, row: str) -> list[str]:
     """Why the result of a row may not be set against the published number; empty if it may."""
     detector, scale = params.detectors[of_row(row, table.protocol)[0]], params.scales[table.scale]
-    schedule, reasons = detector.schedules[table.dataset], []
+    own, reasons = detector.weights or detector.schedules[table.dataset].weights, []
     if table.scale != "paper":
         reasons.append(f"scale {table.scale}")
-    source = params.weights[scale.weights or schedule.weights].source
-    if source == "none" and params.weights[schedule.weights].source != "none":
+    if params.weights[scale.weights or own].source == "none" and params.weights[own].source != "none":
         reasons.append("no pretrained branches")
     return reasons + ([detector.stands_in] if detector.stands_in else [])
 

@@ -18,7 +18,7 @@ from reaction.evaluation.annotations import truth_of
 from reaction.evaluation.boxes import iou
 from reaction.evaluation.detected import read_detected
 from reaction.files import read_json, write_json
-from reaction.models.weights import WeightsError, write_weights
+from reaction.models.weights import write_weights
 from reaction.models.yowo import ANCHORS, YOWO
 from reaction.training import detector_loop
 from reaction.training.detecting import build_detector, detect_run, load_detector
@@ -183,11 +183,16 @@ def test_gradients_of_a_batch_are_the_sums_of_its_groups(tmp_path):
             empty = {"box": torch.zeros(0, 4), "label": torch.zeros(0, dtype=torch.int64)}
             return empty | {"clip": torch.full((1,), 1e-9 * (index + 1)), "index": torch.tensor(index)}
 
+    class Weighs(nn.Linear):
+        def forward(self, clip, bank, weight):
+            assert bank is weight is None
+            return super().forward(clip)
+
     def loss(output, batch: Batch) -> Losses:
         nothing = output.new_zeros(())
         return Losses(output.sum(), nothing, nothing, nothing, nothing, nothing)
 
-    model = nn.Linear(1, 1, bias=False)
+    model = Weighs(1, 1, bias=False)
     nn.init.zeros_(model.weight)
     recipe = DetectorRecipe(**TRAINING | {"epochs": 1, "batch": 4, "bn_group": 2, "weight_decay": 0.0})
     history = train_detector(model, Clips(), loss, recipe, seed=0, checkpoints=tmp_path, identity="run")
@@ -240,13 +245,18 @@ def test_a_file_of_branches_is_a_start(tmp_path):
     state = {f"backbone.{name}": value for name, value in source.state_dict().items() if "backbone_2d" in name}
     write_weights(tmp_path / "branches.safetensors", state)
     before = model.conv_final.weight.clone()
-    origin = start_from(model, {"source": "file", "path": str(tmp_path / "branches.safetensors"), "sha256": None})
+    weights = {"source": "file", "path": str(tmp_path / "branches.safetensors"), "sha256": None}
+    with pytest.raises(RunError, match="has no backbone_3d, which the network has"):
+        start_from(model, weights)
+    model = build_detector(NETWORK, classes=2)
+    before = model.conv_final.weight.clone()
+    origin = start_from(model, weights)
     first = "backbone_2d.models.0.conv1.weight"
     assert torch.equal(model.state_dict()[first], source.state_dict()[first])
     assert torch.equal(model.conv_final.weight, before)
     assert len(origin["coverage"]["loaded"]) == len(state)
     write_weights(tmp_path / "other.safetensors", {"fc.weight": torch.zeros(2, 2)})
-    with pytest.raises(WeightsError, match="no tensor fits YOWO"):
+    with pytest.raises(RunError, match="has no backbone_2d"):
         start_from(model, {"source": "file", "path": str(tmp_path / "other.safetensors"), "sha256": None})
 
 

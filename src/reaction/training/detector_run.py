@@ -108,6 +108,10 @@ def start_from(model: YOWO, weights: Mapping[str, Any]) -> dict[str, Any]:
         return {"source": "none"}
     path = weights_file(weights)
     state = {name.removeprefix("backbone."): value for name, value in read_weights(path).items()}
+    for branch in ("backbone_2d", "backbone_3d"):
+        own = any(name.startswith(branch) for name in model.state_dict())
+        if own and not any(name.startswith(branch) for name in state):
+            raise RunError(f"{path} has no {branch}, which the network has: convert it with the files of both branches")
     coverage = load_matching(model, state)
     tell(f"{path}: {coverage}")
     return {"source": weights["source"], "file": path.name, "sha256": sha256(path), "coverage": vars(coverage)}
