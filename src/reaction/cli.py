@@ -310,7 +310,7 @@ def _detection_table(options: argparse.Namespace) -> None:
 
 
 def _detection_figures(options: argparse.Namespace) -> None:
-    from reaction.tables.detections import detection_figures
+    from reaction.tables.detection_figures import detection_figures
 
     detection_figures(options.spec, options.stem)
 

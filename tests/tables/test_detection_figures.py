@@ -11,8 +11,16 @@ from reaction.data.store import ShardWriter, encode_jpeg
 from reaction.evaluation.detected import write_tubes
 from reaction.evaluation.tubes import Tube
 from reaction.files import write_json, write_text
-from reaction.tables import detections
-from reaction.tables.detections import SHARES, annotated, detection_figures, frames_of, judged, spread, write_clip
+from reaction.tables import detection_figures as figures
+from reaction.tables.detection_figures import (
+    SHARES,
+    annotated,
+    detection_figures,
+    frames_of,
+    judged,
+    spread,
+    write_clip,
+)
 from reaction.tables.figures import FigureError
 from reaction.tables.gains import BETTER, WORSE
 
@@ -87,16 +95,16 @@ def test_everything_is_drawn_with_its_names(project):
         assert f"<!-- {name} -->" in said["errors"], name
     for name in ("frame 2", "frame 9", "score 0.90", "score 0.60", "overlap 1.00", "found, wrong"):
         assert f"<!-- {name} -->" in said["tubes"], name
-    assert said["tubes"].count("<image ") == 2 * detections.COLUMNS
+    assert said["tubes"].count("<image ") == 2 * figures.COLUMNS
 
 
 def test_outlines_are_the_tubes_without_a_frame(project, monkeypatch):
     pictures = []
-    monkeypatch.setattr(detections, "_frame", lambda axes, one, number, picture: pictures.append(picture))
+    monkeypatch.setattr(figures, "_frame", lambda axes, one, number, picture: pictures.append(picture))
     detection_figures(project, Path("small"))
     tubes, outlines = pictures[: len(pictures) // 2], pictures[len(pictures) // 2 :]
-    assert all((picture == detections.BLANK).all() for picture in outlines)
-    assert not any((picture == detections.BLANK).all() for picture in tubes)
+    assert all((picture == figures.BLANK).all() for picture in outlines)
+    assert not any((picture == figures.BLANK).all() for picture in tubes)
 
 
 def test_each_class_has_the_clip_of_its_highest_score_right_or_wrong(project):
@@ -157,18 +165,18 @@ def test_a_clip_that_is_too_large_has_fewer_colours_then_fewer_frames(tmp_path, 
     noise = np.random.default_rng(0).integers(0, 256, (8, 30, 40, 3), np.uint8)
     pictures, path = [Image.fromarray(one) for one in noise], tmp_path / "clip.gif"
     sizes = []
-    for colours in detections.COLOURS:
-        detections._save(pictures, 1.0, colours, path)
+    for colours in figures.COLOURS:
+        figures._save(pictures, 1.0, colours, path)
         sizes.append(path.stat().st_size)
     assert sizes == sorted(sizes, reverse=True)
     for limit, size, frames in ((sizes[0], sizes[0], 8), (sizes[0] - 1, sizes[1], 8), (sizes[-1] - 1, None, 4)):
-        monkeypatch.setattr(detections, "CLIP_BYTES", limit)
+        monkeypatch.setattr(figures, "CLIP_BYTES", limit)
         write_clip(pictures, 1.0, path)
         assert path.stat().st_size == (size or pytest.approx(sizes[0] / 2, rel=0.3))
         with Image.open(path) as clip:
             assert clip.n_frames == frames
             assert clip.info["duration"] * frames == pytest.approx(1000, abs=80), "as long as before"
-    monkeypatch.setattr(detections, "CLIP_BYTES", 100)
+    monkeypatch.setattr(figures, "CLIP_BYTES", 100)
     with pytest.raises(FigureError, match=r"clip\.gif: a single frame of \(40, 30\) is larger than 100 bytes"):
         write_clip(pictures, 1.0, path)
 
@@ -186,12 +194,12 @@ def test_actors_on_single_frames_have_no_tubes_and_no_analysis_of_mistakes(proje
 
 
 def test_runs_are_averaged_and_a_class_without_positives_has_no_bar(project):
-    found, measure = detections.read_precisions(project["methods"])
+    found, measure = figures.read_precisions(project["methods"])
     assert measure == "frame_map@0.5 by act"
     assert found["yowo"]["golf"] == pytest.approx(0.6)
     assert found["yowo_2d"]["golf"] == pytest.approx(0.7)
     assert np.isnan(found["yowo"]["run"])
-    errors = detections.read_errors(["one", "two"])
+    errors = figures.read_errors(["one", "two"])
     assert list(errors) == ["mean", *CLASSES]
     assert errors["mean"] == pytest.approx(dict(zip(SHARES, (0.6, 0.1, 0.15, 0.0, 0.05, 0.1), strict=True)))
 
