@@ -161,13 +161,24 @@ def test_boxes_lie_where_they_are_on_frames_of_another_size(project):
     assert not (picture == blue).all(axis=-1).any()
 
 
+@pytest.mark.parametrize(("left", "right", "column"), [(10.6, 10.7, 11), (160.0, 160.0, 160)])
+def test_boxes_thinner_than_a_pixel_of_the_clip_have_one(left, right, column):
+    box = np.tile(np.array([2 * left, 60, 2 * right, 220]), (8, 1))
+    thin = Tube(2, 1, 2, box, 0.5)
+    found = figures.Found(VIDEOS[2], [Tube(2, 1, 2, box)], thin, 1.0, True)
+    picture = np.asarray(annotated(found, 2, np.zeros((120, 160, 3), np.uint8), "golf"))
+    blue = np.array([int(BETTER[k : k + 2], 16) for k in (1, 3, 5)])
+    columns = np.unique(np.argwhere((picture[40:100] == blue).all(axis=-1))[:, 1]).tolist()
+    assert columns
+    assert all(abs(one - column) <= 1 for one in columns), "a line is two pixels wide"
+
+
 def test_a_clip_that_is_too_large_has_fewer_colours_then_fewer_frames(tmp_path, monkeypatch):
     noise = np.random.default_rng(0).integers(0, 256, (8, 30, 40, 3), np.uint8)
     pictures, path = [Image.fromarray(one) for one in noise], tmp_path / "clip.gif"
     sizes = []
     for colours in figures.COLOURS:
-        figures._save(pictures, 1.0, colours, path)
-        sizes.append(path.stat().st_size)
+        sizes.append(len(figures._gif(pictures, 1.0, colours)))
     assert sizes == sorted(sizes, reverse=True)
     for limit, size, frames in ((sizes[0], sizes[0], 8), (sizes[0] - 1, sizes[1], 8), (sizes[-1] - 1, None, 4)):
         monkeypatch.setattr(figures, "CLIP_BYTES", limit)
@@ -177,8 +188,10 @@ def test_a_clip_that_is_too_large_has_fewer_colours_then_fewer_frames(tmp_path, 
             assert clip.n_frames == frames
             assert clip.info["duration"] * frames == pytest.approx(1000, abs=80), "as long as before"
     monkeypatch.setattr(figures, "CLIP_BYTES", 100)
+    path.unlink()
     with pytest.raises(FigureError, match=r"clip\.gif: a single frame of \(40, 30\) is larger than 100 bytes"):
         write_clip(pictures, 1.0, path)
+    assert not path.exists(), "what is too large is never left behind"
 
 
 def test_actors_on_single_frames_have_no_tubes_and_no_analysis_of_mistakes(project):

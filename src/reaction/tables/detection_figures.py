@@ -307,7 +307,7 @@ def annotated(one: Found, number: int, picture: Picture, name: str) -> Image.Ima
     for box in _boxes(one.truth, number, one.video, shape):
         _dashed(draw, box)
     for box in _boxes([one.tube], number, one.video, shape):
-        draw.rectangle(tuple((box - [0, 0, 1, 1]).round().astype(int).tolist()), outline=_colour(one), width=2)
+        draw.rectangle(_pixels(box), outline=_colour(one), width=2)
     text = f"{name} {one.tube.score:.2f}"
     left, top, right, bottom = draw.textbbox((3, 1), text)
     draw.rectangle((left - 3, top - 2, right + 3, bottom + 2), fill=_colour(one))
@@ -315,8 +315,14 @@ def annotated(one: Found, number: int, picture: Picture, name: str) -> Image.Ima
     return small
 
 
+def _pixels(box: NDArray) -> tuple[int, int, int, int]:
+    """The first and the last column and row of a half-open box, which has one of each though it be thinner."""
+    first, last = np.rint(box[:2]).astype(int), np.rint(box[2:] - 1).astype(int)
+    return *first.tolist(), *np.maximum(first, last).tolist()
+
+
 def _dashed(draw: ImageDraw.ImageDraw, box: NDArray) -> None:
-    x1, y1, x2, y2 = (box - [0, 0, 1, 1]).round().astype(int).tolist()
+    x1, y1, x2, y2 = _pixels(box)
     for number, x in enumerate(range(x1, x2, DASH)):
         for y in (y1, y2):
             draw.line((x, y, min(x + DASH - 1, x2), y), fill=("white", "black")[number % 2])
@@ -330,22 +336,25 @@ def write_clip(pictures: Sequence[Image.Image], seconds: float, path: Path) -> N
 
     All share one palette; where that is too much, it has fewer colours, and then every second picture is left out.
     """
-    with atomic(path) as partial:
-        for colours in COLOURS:
-            _save(pictures, seconds, colours, partial)
-            if partial.stat().st_size <= CLIP_BYTES:
-                return
+    for colours in COLOURS:
+        gif = _gif(pictures, seconds, colours)
+        if len(gif) <= CLIP_BYTES:
+            with atomic(path) as partial:
+                partial.write_bytes(gif)
+            return
     if len(pictures) == 1:
         raise FigureError(f"{path}: a single frame of {pictures[0].size} is larger than {CLIP_BYTES} bytes")
     write_clip(pictures[::2], seconds, path)
 
 
-def _save(pictures: Sequence[Image.Image], seconds: float, colours: int, path: Path) -> None:
+def _gif(pictures: Sequence[Image.Image], seconds: float, colours: int) -> bytes:
     together = Image.fromarray(np.concatenate([np.asarray(one) for one in pictures]))
     palette = together.quantize(colours)
     first, *others = [one.quantize(palette=palette, dither=Image.Dither.NONE) for one in pictures]
     each = max(20, round(1000 * seconds / len(pictures)))  # browsers slow faster ones down
-    first.save(path, "GIF", save_all=True, append_images=others, duration=each, loop=0)
+    file = io.BytesIO()
+    first.save(file, "GIF", save_all=True, append_images=others, duration=each, loop=0)
+    return file.getvalue()
 
 
 def _note(text: str, path: Path) -> None:
