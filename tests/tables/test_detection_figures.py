@@ -194,12 +194,12 @@ def test_a_clip_that_is_too_large_has_fewer_colours_then_fewer_frames(tmp_path, 
     assert not path.exists(), "what is too large is never left behind"
 
 
-def test_actors_on_single_frames_have_no_tubes_and_no_analysis_of_mistakes(project):
+def test_frames_alone_have_no_tubes_and_several_classes_no_analysis_of_mistakes(project):
     del project["shown"]["tubes"]
     header = Path("one/errors.csv").read_text().splitlines()[0]
     write_text("one/errors.csv", f"{header}\n")
     detection_figures(project, Path("ava"))
-    assert "<!-- no tubes: actors are annotated on single frames -->" in Path("ava_tubes.svg").read_text()
+    assert "<!-- no tubes: frames alone are evaluated, each by itself -->" in Path("ava_tubes.svg").read_text()
     assert (
         "<!-- no analysis of mistakes: actors have several classes at a time -->" in Path("ava_errors.svg").read_text()
     )
@@ -215,6 +215,21 @@ def test_runs_are_averaged_and_a_class_without_positives_has_no_bar(project):
     errors = figures.read_errors(["one", "two"])
     assert list(errors) == ["mean", *CLASSES]
     assert errors["mean"] == pytest.approx(dict(zip(SHARES, (0.6, 0.1, 0.15, 0.0, 0.05, 0.1), strict=True)))
+
+
+def test_methods_of_different_protocols_show_what_all_of_them_measured(project):
+    lines = ["metric,protocol,class,ap,positives", "frame_map@0.5,padilla,golf,0.9,3", "video_map@0.5,act,golf,0.4,3"]
+    write_text("two/per_class.csv", "\n".join([*lines, "video_map@0.5,act,swim,0.2,3"]) + "\n")
+    found, measure = figures.read_precisions(project["methods"])
+    assert measure == "video_map@0.5 by act"
+    assert found["yowo"] == pytest.approx(dict(zip(CLASSES, (0.01, 0.205, 0.01), strict=True)) | {"swim": 0.2})
+    nothing = {CLASSES[0]: np.nan, "golf": 0.4, "run": np.nan, "swim": 0.2}
+    assert found["yowo_2d"] == pytest.approx(nothing, nan_ok=True)
+    figures.class_accuracies(found, Path("per_class"), measure)
+    write_text("two/per_class.csv", "\n".join(lines[:2]) + "\n")
+    assert figures.read_precisions(project["methods"]) == ({}, "")
+    detection_figures(project, Path("small"))
+    assert "<!-- no evaluator measured all of the methods -->" in Path("small_per_class.svg").read_text()
 
 
 def test_a_missing_file_is_named(project):

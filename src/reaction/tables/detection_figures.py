@@ -72,14 +72,17 @@ def detection_figures(spec: Mapping[str, Any], stem: Path) -> None:
     `_outlines` are the tubes without the frames, for datasets whose frames may not be passed on.
 
     `spec`: `curves` and `methods`, lists of `name` and the `folders` of its runs or of their metrics; `shown`, what
-    tubes and clips are of: folders `index`, `features` and `tubes`, and how many `videos`. Without `tubes` (AVA's
-    actors are not tracked) there are no clips, and a line of text is drawn. Raises FigureError naming the file that is
-    missing or broken.
+    tubes and clips are of: folders `index`, `features` and `tubes`, and how many `videos`. Without `tubes` (where
+    frames alone are evaluated, as on AVA) there are no clips, and a line of text is drawn. Raises FigureError naming
+    the file that is missing or broken.
     """
     histories = {one["name"]: [read_losses(folder) for folder in one["folders"]] for one in spec["curves"]}
     detection_curves(histories, Path(f"{stem}_curves"))
     precisions, measure = read_precisions(spec["methods"])
-    class_accuracies(precisions, Path(f"{stem}_per_class"), measure)
+    if precisions:
+        class_accuracies(precisions, Path(f"{stem}_per_class"), measure)
+    else:
+        _note("no evaluator measured all of the methods", Path(f"{stem}_per_class"))
     errors = {one["name"]: read_errors(one["folders"]) for one in spec["methods"]}
     if all(errors.values()):
         error_bars(errors, Path(f"{stem}_errors"))
@@ -91,7 +94,7 @@ def detection_figures(spec: Mapping[str, Any], stem: Path) -> None:
 def _shown(shown: Mapping[str, Any], stem: Path) -> None:
     if "tubes" not in shown:
         for name in ("tubes", "outlines"):
-            _note("no tubes: actors are annotated on single frames", Path(f"{stem}_{name}"))
+            _note("no tubes: frames alone are evaluated, each by itself", Path(f"{stem}_{name}"))
         write_clips([], [], shown, Path(f"{stem}_clips"))
         return
     classes = read_classes(shown["index"])
@@ -127,25 +130,28 @@ def detection_curves(histories: Mapping[str, Sequence[Mapping[str, NDArray]]], p
 def read_precisions(methods: Sequence[Mapping[str, Any]]) -> tuple[dict[str, dict[str, float]], str]:
     """Of each method the average precision of each class, the mean of its runs; and which one that is.
 
-    It is the first that the first per_class.csv lists. A class that has none in any run is NaN.
+    It is the first that the first per_class.csv lists and all have; where protocols have none in common, nothing and
+    "". A class that has none in any run is NaN.
     """
-    first = _precisions(methods[0]["folders"][0])[0]
-    asked = first["metric"], first["protocol"]
-    found = {}
-    for method in methods:
-        runs = [
-            row
-            for folder in method["folders"]
-            for row in _precisions(folder)
-            if (row["metric"], row["protocol"]) == asked
-        ]
-        names = dict.fromkeys(row["class"] for row in runs)
-        found[method["name"]] = {name: _mean(row["ap"] for row in runs if row["class"] == name) for name in names}
-    return found, " by ".join(asked)
+    found = {method["name"]: [_precisions(folder) for folder in method["folders"]] for method in methods}
+    runs = [run for own in found.values() for run in own]
+    common = [measure for measure in runs[0] if all(measure in run for run in runs)]
+    if not common:
+        return {}, ""
+    classes = dict.fromkeys(name for run in runs for name in run[common[0]])
+    means = {
+        method: {name: _mean(run[common[0]].get(name, "") for run in own) for name in classes}
+        for method, own in found.items()
+    }
+    return means, " by ".join(common[0])
 
 
-def _precisions(folder: str) -> list[dict[str, str]]:
-    return read_columns(Path(folder) / "per_class.csv", ("metric", "protocol", "class", "ap"))
+def _precisions(folder: str) -> dict[tuple[str, str], dict[str, str]]:
+    """By metric and evaluator the average precisions of classes, as they are written."""
+    found: dict[tuple[str, str], dict[str, str]] = {}
+    for row in read_columns(Path(folder) / "per_class.csv", ("metric", "protocol", "class", "ap")):
+        found.setdefault((row["metric"], row["protocol"]), {})[row["class"]] = row["ap"]
+    return found
 
 
 def read_errors(folders: Sequence[str]) -> dict[str, dict[str, float]]:
