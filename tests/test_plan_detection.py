@@ -85,9 +85,28 @@ def test_each_3d_network_starts_from_branches_of_its_own(plan):
     assert len(starts) == len({backbone for backbone, _ in starts}) == len({path for _, path in starts}) == 8
 
 
+def test_options_of_parts_that_a_detector_does_not_have_are_no_part_of_it(plan):
+    alone = trained(plan, Run("ucf101_24", "yowo_16f_2d", 1, 0, "paper", "every_evaluator")).config["network"]
+    joined = trained(plan, Run("ucf101_24", "yowo_16f_2d_3d", 1, 0, "paper", "every_evaluator")).config["network"]
+    assert not {"backbone_3d", "attention"} & set(alone)
+    assert joined["backbone_3d"] == "resnext101"
+    assert "attention" not in joined
+
+
+def test_actions_of_an_own_label_map_do_not_exclude_each_other():
+    mine = SHIPPED["datasets"]["ava"] | {"poses": 0}
+    detector = SHIPPED["detectors"]["yowo_narrow"] | {"schedules": {"mine": "yowo_scratch"}}
+    values = deepcopy(SHIPPED)
+    values["datasets"]["mine"], values["detectors"]["narrow"] = mine, detector
+    run = Run("mine", "narrow", 1, 0, "tiny_boxes", "every_ava_evaluator")
+    network = trained(Plan(parse(values)), run).config["network"]
+    assert (network["several"], network["poses"]) == (True, 0)
+
+
 def test_ava_is_asked_on_its_key_frames_and_has_no_tubes(plan):
     run = Run("ava", "yowo_32f", 1, 0, "paper", "every_ava_evaluator")
-    assert trained(plan, run).config["network"] | {"frames": 32, "poses": 14} == trained(plan, run).config["network"]
+    own = {"frames": 32, "poses": 14, "several": True}
+    assert trained(plan, run).config["network"] | own == trained(plan, run).config["network"]
     assert detected(plan, run).config["at"] == "annotated"
     assert set(measured(plan, run).inputs) == {"index", "boxes"}
     assert detection_spec(plan, "ava")["metrics"] == [["frame_map@0.5", ["activitynet", "slowfast", "mmaction2"]]]
@@ -136,6 +155,10 @@ def test_figures_show_the_first_row_and_read_what_is_made(plan):
         (("detection_tables", "hmdb51"), SHIPPED["detection_tables"]["ava"], "there is a table of this name"),
         (("detection_protocols", "every_ava_evaluator", "frame_map"), {"act": [0.5]}, "`ava:` goes alone"),
         (("detection_protocols", "every_evaluator", "frame_map"), {"act": ["0.5:0.95"]}, "takes single thresholds"),
+        (("detectors", "yowo_lfb", "frames"), 16, "write `frames: 1`"),
+        (("detection_tables", "jhmdb21_detection", "splits"), [1, 2], "learned from test videos of split 2"),
+        (("scales", "small_boxes", "input"), 112, "cells of 32 pixels, not 112"),
+        (("scales", "small_boxes", "features"), {"rgb": "rgb-short256-25fps"}, "leave `fps:` out"),
         (("detector_schedules", "yowo_ava", "bn_group"), 1, "greater than or equal to 2"),
     ],
 )

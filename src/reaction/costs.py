@@ -119,6 +119,7 @@ NETWORKS = {
     ("i3d_resnet", 1.0, 224): Network(28.4e9, 28.0e6, 2.0, 0.58, 0.0010),
 }
 # Detectors by 3D network, width, input and frames; seconds per clip, all of whose pictures `load` reads. Measured.
+ANY_3D = "resnext101"  # of a detector without a 3D branch
 DETECTORS = {
     ("resnext101", 1.0, 224, 16): Network(43.5e9, 121.1e6, 5.4, 1.4, 0.015),
     ("resnet18", 1.0, 224, 16): Network(38.2e9, 105.0e6, 3.3, 0.86, 0.015),
@@ -314,7 +315,8 @@ def _asked(made: Artifact, size: Size) -> float:
 
 def _detector(described: Mapping[str, Any], frames: float) -> Network:
     """What a detector costs whose 3D branch sees so many frames, by the multiply-adds of its parts."""
-    own = tuple(described[name] for name in ("backbone_3d", "width", "input", "frames"))
+    backbone = described.get("backbone_3d", ANY_3D)
+    own = (backbone, *(described[name] for name in ("width", "input", "frames")))
     key = own if own in DETECTORS else (own[0], 1.0, 224, 16)
     known, parts = DETECTORS[key], described["parts"].split("+")
     pixels, channels = (own[2] / key[2]) ** 2, (own[1] / key[1]) ** 2

@@ -96,6 +96,9 @@ class Dataset(Model):
     splits: tuple[Positive, ...]
     shards: Positive = Field(description="files per feature; one job each, at most ten minutes of work")
     missing: Literal["error", "allow"] = Field("error", description="what an absent official video means")
+    poses: Annotated[int, Field(ge=0)] = Field(
+        0, description="where an actor may do several things: so many first classes exclude each other (AVA's poses)"
+    )
     resample: Literal["video", "group"] = Field(
         "video", description="what a bootstrap draws: `group` where the videos of a group depend on each other"
     )

@@ -24,6 +24,9 @@ class DetectorSchedule(Model):
     """How a detector is trained on a dataset."""
 
     weights: str = Field(description="a key of `weights:`")
+    splits: tuple[Positive, ...] | None = Field(
+        None, description="those whose test videos the weights have not learned from; unsaid: all"
+    )
     trains: Literal["all", "late"] = Field(
         "all",
         description="`late`: of pretrained branches the last layers alone, and what follows (YOWO on J-HMDB-21)",
@@ -86,6 +89,8 @@ class Detector(Model):
     def _bank_of_what(self) -> "Detector":
         if self.bank and "3d" not in self.parts:
             raise ValueError("`bank:` is of the features of the 3D branch, which `parts: 2d` does not have")
+        if self.bank and self.frames != 1:
+            raise ValueError("`bank:` stands for the clip but for its key frame: write `frames: 1`")
         return self
 
 
@@ -174,7 +179,25 @@ def _check_table(key: str, table: DetectionTable, params: "Params") -> None:
         of_films = params.datasets[table.dataset].layout == "ava"
         if bool(params.detection_protocols[protocol].ava) != of_films:
             raise ValueError(f"{key}.methods.{row}: AVA is measured by `ava:` of a protocol, other datasets are not")
+        _check_weights(f"{key}.methods.{row}", table, params.detectors[name], params)
+    if (input := params.scales[table.scale].input or CELL) % CELL:
+        raise ValueError(f"scales.{table.scale}.input: a detector predicts from cells of {CELL} pixels, not {input}")
+    if params.features[params.scales[table.scale].features["rgb"]].fps is not None:
+        raise ValueError(
+            f"scales.{table.scale}.features.rgb: boxes are drawn on the videos' own frames; leave `fps:` out"
+        )
     for side in (side for pair in table.comparisons for side in pair):
         known(f"{key}.comparisons", side, table.methods)
     for split in table.splits:
         known(f"{key}.splits", split, params.datasets[table.dataset].splits)
+
+
+def _check_weights(key: str, table: DetectionTable, detector: Detector, params: "Params") -> None:
+    """Weights that have learned from test videos of a split are not for it."""
+    schedule = detector.schedules[table.dataset]
+    pretrained = params.scales[table.scale].weights is None and detector.weights is None
+    for split in table.splits if pretrained and schedule.splits else ():
+        if split not in schedule.splits:
+            raise ValueError(
+                f"{key}: {schedule.weights} has learned from test videos of split {split}; name other weights"
+            )

@@ -4,13 +4,13 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from reaction.artifacts import Artifact, Result, Run, split_name
-from reaction.params import Scale, of_row
+from reaction.params import Dataset, Scale, of_row
 from reaction.params_detection import DetectionProtocol, DetectionTable, Detector, DetectorSchedule
 
 if TYPE_CHECKING:
     from reaction.plan import Plan
 
-POSES = 14  # of AVA's actions, of which an actor does one
+SEVERAL = ("ava",)  # layouts whose actors may do several things
 UNTRIMMED = ("ucf101_24",)  # layouts whose videos show their action only now and then
 STREAM = "rgb"  # what the papers' detectors see
 
@@ -39,8 +39,8 @@ def trained(plan: "Plan", run: Run) -> Artifact:
     weights = plan.params.weights[scale.weights or detector.weights or schedule.weights]
     late = schedule.trains == "late" and weights.source != "none"  # nothing else would ever be trained
     config = _facts(run) | {
-        "network": _network(detector, scale, plan.params.datasets[run.dataset].layout),
-        "anchors": detector.anchors,
+        "network": _network(detector, scale) | _classes(plan.params.datasets[run.dataset]),
+        "anchors": plan.params.datasets[run.dataset].layout if detector.anchors == "public" else "fitted",
         "loss": detector.loss,
         "weights": weights.model_dump(mode="json"),
         "trains": "late" if late else "all",
@@ -56,8 +56,7 @@ def detected(plan: "Plan", run: Run) -> Artifact:
     """The boxes that a detector finds in the test videos."""
     protocol = _protocol(plan, run)
     facts = protocol.model_dump(mode="json", include={"stride", "least_score", "suppression"})
-    of_films = plan.params.datasets[run.dataset].layout == "ava"
-    facts |= {"at": "annotated" if of_films else "every"}
+    facts |= {"at": "annotated" if plan.params.datasets[run.dataset].layout in SEVERAL else "every"}
     inputs = plan.inputs_of(run, STREAM) | {"run": trained(plan, run)}
     return plan.once(Artifact("detect", run.dataset, f"boxes-{_name(run)}", _facts(run) | facts, inputs))
 
@@ -97,16 +96,21 @@ def _name(run: Run) -> str:
     return f"{run.method}-boxes-{split_name(run.split)}-seed{run.seed}-{run.scale}"
 
 
-def _network(detector: Detector, scale: Scale, layout: str) -> dict[str, Any]:
-    """What `reaction.training.detector.build_detector` builds, and what it sees."""
-    kept = {"network", "backbone_3d", "parts", "attention"}
+def _classes(dataset: Dataset) -> dict[str, Any]:
+    """Whether an actor may do several things, and how many of the first classes exclude each other even so."""
+    return {"poses": dataset.poses} | ({"several": True} if dataset.layout in SEVERAL else {})
+
+
+def _network(detector: Detector, scale: Scale) -> dict[str, Any]:
+    """What `reaction.training.detecting.build_detector` builds, and what it sees; options of parts that it has."""
+    kept = {"network", "parts"} | ({"backbone_3d"} if "3d" in detector.parts else set())
+    kept |= {"attention"} if "cfam" in detector.parts else set()
     return (
         detector.model_dump(mode="json", include=kept)
         | {
             "width": scale.width,
             "input": scale.input or detector.input,
             "frames": min(detector.frames, scale.clip or detector.frames),
-            "poses": POSES if layout == "ava" else 0,
         }
         | ({"bank": detector.bank} if detector.bank else {})
     )

@@ -90,9 +90,9 @@ def detection_drawn(plan: Plan, name: str) -> list[str]:
     """The files that those figures are drawn from."""
     table = plan.params.detection_tables[name]
     runs = [run for row in table.methods for run in detection_runs(table, row)]
-    made = [
-        one for run in runs for one in (trained(plan, run), measured(plan, run), *measured(plan, run).inputs.values())
-    ]
+    made = [detected(plan, runs[0]).inputs["features"]]
+    for run in runs:
+        made += [trained(plan, run), measured(plan, run), *measured(plan, run).inputs.values()]
     return list(dict.fromkeys(file for one in made for file in one.files))
 
 

@@ -151,7 +151,7 @@ def logit(p: float) -> float:
     return math.log(p / (1 - p))
 
 
-def prediction(poses: int = 0) -> Predictions:
+def prediction(poses: int | None = None) -> Predictions:
     """Of one cell of a 2 x 3 grid, row 1, column 2, second of two anchors; everything else is 0."""
     output = torch.zeros(1, 2, 9, 2, 3)
     output[0, 1, :, 1, 2] = torch.tensor([logit(0.25), logit(0.75), math.log(2), math.log(0.5), logit(0.9), 0, 1, 2, 3])

@@ -33,7 +33,7 @@ class Remembers:
     def detect(self, clips, *, width, height, least_score):
         assert least_score == 0.3
         self.clips.extend(clips)
-        return [Detections(torch.tensor([[0.0, 0, width, height]]), torch.eye(3)[:1]) for _ in clips]
+        return [Detections(torch.tensor([[0.0, 0, width, height]]), torch.eye(3)[:1], torch.ones(1)) for _ in clips]
 
 
 @pytest.fixture

@@ -1,6 +1,7 @@
 """A detector from config.json to its weights, and from these to boxes, on squares whose place is known."""
 
 import json
+import shutil
 from pathlib import Path
 
 import cv2
@@ -116,8 +117,29 @@ def test_a_detector_finds_the_squares_and_on_which_side_they_are(project):
     assert not Path("checkpoints/run/last.pt").exists()
 
 
+def by_hand(project, detector, video, frame, *others, stride=1):
+    """What a detector finds in the clip of a frame, read and resized here."""
+    frames = detector.around.frames
+    clip = seen(project, video, [frame + stride * (k - frames + 1) for k in range(frames)])
+    return detector.detect(clip[None], *others, width=104, height=96, least_score=0.0)[0]
+
+
+def seen(project, video, wanted):
+    """Frames of a video, the first or the last for those beyond, as a network sees them: (3, T, 96, 96)."""
+    pictures = Shards(project.rgb).pictures(video.video, np.clip(wanted, 0, video.frames - 1))
+    resized = np.stack([cv2.resize(picture, (96, 96), interpolation=cv2.INTER_LINEAR) for picture in pictures])
+    return torch.from_numpy(resized).permute(3, 0, 1, 2) / 127.5 - 1
+
+
+def is_found(found, rows, frame, one):
+    own = found.frame[rows] == frame
+    np.testing.assert_allclose(found.box[rows][own], one.box.numpy(), atol=1e-2)
+    np.testing.assert_allclose(found.score[rows][own], one.score.numpy(), atol=1e-4)
+    np.testing.assert_allclose(found.confidence[rows][own], one.confidence.numpy(), atol=1e-4)
+
+
 def test_boxes_are_those_of_each_clip_by_itself(project):
-    folder = freeze(project, "run")
+    folder = freeze(project, "run", network={"parts": "2d+3d", "frames": 3})
     train_detector_run(folder, checkpoints="checkpoints/run")
     out = freeze_detect(project, folder, stride=2, least_score=0.0)
     detect_run(out)
@@ -126,14 +148,8 @@ def test_boxes_are_those_of_each_clip_by_itself(project):
     for place, video in enumerate(videos("test")):
         rows = found.rows(place)
         assert sorted(set(found.frame[rows])) == list(range(video.frames))
-        pictures = Shards(project.rgb).pictures(video.video, range(video.frames))
         for frame in (0, video.frames - 1):
-            seen = [cv2.resize(pictures[max(frame - 2 + 2 * k, 0)], (96, 96), interpolation=1) for k in range(2)]
-            clip = torch.from_numpy(np.stack(seen)).permute(3, 0, 1, 2)[None] / 127.5 - 1
-            one = detector.detect(clip, width=104, height=96, least_score=0.0)[0]
-            own = found.frame[rows] == frame
-            np.testing.assert_allclose(found.box[rows][own], one.box.numpy(), atol=1e-2)
-            np.testing.assert_allclose(found.score[rows][own], one.score.numpy(), atol=1e-4)
+            is_found(found, rows, frame, by_hand(project, detector, video, frame, stride=2))
 
 
 def test_only_annotated_frames_are_asked_where_there_are_key_frames(project):
@@ -208,9 +224,9 @@ def test_groups_of_a_batch():
 
 
 def test_public_anchors_are_for_224_pixels():
-    config = {"anchors": "public", "network": {"input": 128}}
+    config = {"anchors": "jhmdb21", "network": {"input": 128}}
     video = Video("clip", "", (0,), "", 1, 25.0, 320, 240, "", "")
-    anchors, _ = choose_anchors(config, "jhmdb21", [video], {"clip": one_box()})
+    anchors, _ = choose_anchors(config, [video], {"clip": one_box()})
     np.testing.assert_allclose(anchors.numpy(), np.array(ANCHORS["jhmdb21"]) * 128 / 224, rtol=1e-6)
 
 
@@ -227,7 +243,7 @@ def test_fitted_anchors_are_the_boxes_where_there_are_only_five_shapes(project):
         )
         for k, video in enumerate(train)
     }
-    anchors, fit = choose_anchors({"anchors": "fitted", "network": {"input": 96}}, "small", train, boxes)
+    anchors, fit = choose_anchors({"anchors": "fitted", "network": {"input": 96}}, train, boxes)
     expected = sorted((3 * w / 104, 3 * h / 96) for w, h in sides)
     np.testing.assert_allclose(sorted(map(tuple, anchors.tolist())), expected, rtol=1e-5)
     assert fit == pytest.approx(1.0)
@@ -246,7 +262,7 @@ def test_a_file_of_branches_is_a_start(tmp_path):
     write_weights(tmp_path / "branches.safetensors", state)
     before = model.conv_final.weight.clone()
     weights = {"source": "file", "path": str(tmp_path / "branches.safetensors"), "sha256": None}
-    with pytest.raises(RunError, match="has no backbone_3d, which the network has"):
+    with pytest.raises(RunError, match=r"branches\.safetensors lacks backbone_3d"):
         start_from(model, weights)
     model = build_detector(NETWORK, classes=2)
     before = model.conv_final.weight.clone()
@@ -256,19 +272,45 @@ def test_a_file_of_branches_is_a_start(tmp_path):
     assert torch.equal(model.conv_final.weight, before)
     assert len(origin["coverage"]["loaded"]) == len(state)
     write_weights(tmp_path / "other.safetensors", {"fc.weight": torch.zeros(2, 2)})
-    with pytest.raises(RunError, match="has no backbone_2d"):
+    with pytest.raises(RunError, match=r"other\.safetensors lacks backbone_2d"):
         start_from(model, {"source": "file", "path": str(tmp_path / "other.safetensors"), "sha256": None})
 
 
 def test_a_detector_with_a_bank_is_trained_and_asked(project):
-    folder = freeze(project, "run", network={"parts": "2d+3d+cfam", "bank": "causal"})
+    """Of videos of 4 to 6 frames no clip of 8 has ended: the 8 frames up to the key frame stand for the clip."""
+    folder = freeze(project, "run", network={"parts": "2d+3d+cfam", "bank": "causal", "frames": 1})
     train_detector_run(folder, checkpoints="checkpoints/run")
     out = freeze_detect(project, folder, least_score=0.0)
     detect_run(out)
-    found, detector = read_detected(f"{out}/boxes.h5"), load_detector(folder)
+    found, detector, video = read_detected(f"{out}/boxes.h5"), load_detector(folder), videos("test")[0]
     assert detector.bank.kind == "causal"
-    rows = found.rows(0)
-    assert sorted(set(found.frame[rows])) == list(range(videos("test")[0].frames))
+    bank = seen(project, video, range(-5, 3))[None]
+    is_found(found, found.rows(0), 2, by_hand(project, detector, video, 2, bank, torch.ones(1, 1)))
+    other = by_hand(project, detector, video, 2, bank.flip(2), torch.ones(1, 1))
+    assert not np.allclose(found.score[found.rows(0)][: len(other.score)], other.score[: len(found)], atol=1e-6)
+
+
+def test_actors_may_do_several_things_and_have_one_pose(project):
+    folder = freeze(project, "run", network={"several": True, "poses": 2})
+    train_detector_run(folder, checkpoints="checkpoints/run")
+    detector = load_detector(folder)
+    assert (detector.poses, detector.classes) == (2, 2)
+    one = by_hand(project, detector, videos("test")[0], 0)
+    np.testing.assert_allclose(one.score.sum(axis=1), one.confidence, rtol=1e-4)  # of poses an actor has one
+    free = load_detector(freeze_as(folder, "free", poses=0))
+    score = by_hand(project, free, videos("test")[0], 0)
+    assert free.poses == 0
+    assert not np.allclose(score.score.sum(axis=1), score.confidence, rtol=1e-2)
+
+
+def freeze_as(folder, name, **network):
+    """A copy of a trained run whose network is said to be another."""
+    copy = Path(folder).with_name(name)
+    shutil.copytree(folder, copy)
+    frozen = read_json(copy / "config.json")
+    frozen["config"]["network"] |= network
+    write_json(copy / "config.json", frozen)
+    return copy
 
 
 def test_late_training_leaves_the_first_layers(project):
@@ -283,7 +325,7 @@ def test_late_training_leaves_the_first_layers(project):
 
 
 def test_what_is_wrong_is_said(project, monkeypatch):
-    folder = freeze(project, "run", anchors="public")
+    folder = freeze(project, "run", anchors="small")
     with pytest.raises(RunError, match="no public anchors for small: write `anchors: fitted`"):
         train_detector_run(folder, checkpoints="checkpoints/run")
     with pytest.raises(RunError, match=r"model\.safetensors is missing: `reaction train_detector"):

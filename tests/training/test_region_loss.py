@@ -142,7 +142,7 @@ def test_avas_poses_and_actions():
     label[0, [11, 79]] = 1
     box = targets((0, 0, 0.5, 0.5, 0.2, 0.6)).box
     anchors = torch.tensor(ANCHORS["ava"])
-    loss = region_loss(output, Targets(torch.zeros(1, dtype=torch.long), box, label), anchors, ratios=ratios)
+    loss = region_loss(output, Targets(torch.zeros(1, dtype=torch.long), box, label), anchors, ratios=ratios, poses=14)
     a = max(range(5), key=lambda k: iou([0, 0, *anchors[k].tolist()], [0, 0, 1.4, 4.2]))
     logits = output.view(1, 5, 85, 7, 7)[0, a, 5:, 3, 3]
     p = torch.cat((logits[:14].softmax(dim=0), logits[14:].sigmoid()))
@@ -153,7 +153,7 @@ def test_avas_poses_and_actions():
         else:
             expected -= float(p[k] ** 0.5 * (1 - p[k]).log() * ratios[k].exp())
     assert float(loss.classes) == pytest.approx(expected, rel=1e-4)
-    twice = region_loss(output.repeat(2, 1, 1, 1), _doubled(box, label), anchors, ratios=ratios)
+    twice = region_loss(output.repeat(2, 1, 1, 1), _doubled(box, label), anchors, ratios=ratios, poses=14)
     assert float(twice.classes) == pytest.approx(expected, rel=1e-4), "a mean over actors"
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from reaction.artifacts import KINDS
 from reaction.params import parse
 from reaction.plan import Plan
 
@@ -106,3 +107,14 @@ def test_without_a_network_fetching_says_what_to_do(blank, tmp_path):
 def test_the_workflow_is_in_good_condition(blank):
     assert "good condition" in blank.run("snakemake", "--lint").stdout
     blank.run("snakefmt", "--check", "Snakefile", "workflow")
+
+
+def test_every_kind_of_artifact_is_an_output_of_a_stage():
+    """What no stage has, DVC neither stores nor pulls."""
+    stages = yaml.safe_load(PARAMS.with_name("dvc.yaml").read_text())["stages"]
+    outs = [folder for stage in stages.values() for out in stage["outs"] for folder in out]
+    kinds = {f"results/{kind}" for kind in KINDS.values()}
+    assert kinds <= set(outs)
+    assert kinds <= set(stages["tables"]["deps"])
+    targets = PARAMS.with_name("workflow").joinpath("rules/targets.smk").read_text()
+    assert all(f'files_of("{kind}")' in targets for kind in KINDS.values())

@@ -19,7 +19,7 @@ rule models:
 
 rule scores:
     input:
-        files_of("scores"),
+        files_of("scores") + files_of("detections"),
     localrule: True
 
 

@@ -299,7 +299,9 @@ class TestKeyFrames(_KeyFrames):
         self.pieces = [
             (index, some)
             for index, video in enumerate(videos)
-            for some in _in_groups(np.asarray(at.get(video.video, ()) if at else range(video.frames), np.int64), batch)
+            for some in _in_groups(
+                np.asarray(range(video.frames) if at is None else at.get(video.video, ()), np.int64), batch
+            )
         ]
 
     def __len__(self) -> int:

@@ -9,7 +9,6 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from reaction.evaluation.boxes import Detections
 from reaction.evaluation.tubes import Tube
 from reaction.files import atomic
 
@@ -19,13 +18,15 @@ class Detected:
     """Detected actors, video after video, frame after frame, the best first in a frame.
 
     first: int64 (V + 1,), where the rows of each video begin and end. frame: int64 (N,), from 0. box: float32 (N, 4),
-    x1, y1, x2, y2 in pixels of the original frame, 0-based, half-open. score: float32 (N, C), of each class.
+    x1, y1, x2, y2 in pixels of the original frame, 0-based, half-open. confidence: float32 (N,), that somebody is
+    there. score: float32 (N, C), of each class, times the confidence where the detector has one, else that is 1.
     """
 
     videos: tuple[str, ...]
     first: NDArray
     frame: NDArray
     box: NDArray
+    confidence: NDArray
     score: NDArray
 
     def __len__(self) -> int:
@@ -40,21 +41,18 @@ class Detected:
         """The rows of the video at this place."""
         return slice(int(self.first[video]), int(self.first[video + 1]))
 
-    def each_class(self, least: float = 0.0) -> Detections:
-        """Each actor as one detection of every class whose score exceeds `least`."""
-        row, label = np.nonzero(self.score > least)
-        columns = (self.video[row], self.frame[row], self.box[row], label, self.score[row, label])
-        return Detections(*columns)
 
-
-def write_detected(path: Path | str, found: Iterator[tuple[str, NDArray, NDArray, NDArray]], classes: int) -> int:
-    """Write boxes.h5 from (video, frame (n,), box (n, 4), score (n, `classes`)) of each video as it comes.
+def write_detected(
+    path: Path | str, found: Iterator[tuple[str, NDArray, NDArray, NDArray, NDArray]], classes: int
+) -> int:
+    """Write boxes.h5 from video, frame (n,), box (n, 4), confidence (n,), score (n, `classes`) of videos as they come.
 
     One video is held in memory at a time. Returns how many boxes there are.
     """
     videos, first = [], [0]
     with atomic(Path(path)) as partial, h5py.File(partial, "w", track_order=False) as file:
-        kinds = {"frame": (np.int64, ()), "box": (np.float32, (4,)), "score": (np.float32, (classes,))}
+        kinds = {"frame": (np.int64, ()), "box": (np.float32, (4,)), "confidence": (np.float32, ())}
+        kinds |= {"score": (np.float32, (classes,))}
         for name, (dtype, width) in kinds.items():
             stored = {"maxshape": (None, *width), "chunks": (4096, *width), "compression": "lzf"}
             file.create_dataset(name, (0, *width), dtype, **stored)
@@ -72,7 +70,7 @@ def write_detected(path: Path | str, found: Iterator[tuple[str, NDArray, NDArray
 def read_detected(path: Path | str) -> Detected:
     """Read boxes.h5."""
     with h5py.File(path, "r") as file:
-        columns = (file[name][:] for name in ("first", "frame", "box", "score"))
+        columns = (file[name][:] for name in ("first", "frame", "box", "confidence", "score"))
         return Detected(tuple(file["video"].asstr()[:]), *columns)
 
 

@@ -58,7 +58,6 @@ ANCHORS = {
     ),
 }
 PARTS = ("2d", "3d", "2d+3d", "2d+3d+cfam")
-AVA_POSES = 14
 FREE_2D, FREE_3D = ("backbone_2d.models.29.", "backbone_2d.models.30."), ("backbone_3d.layer4.",)
 # The first convolutions and the means that the normalisations behind them subtract.
 FIRST = {
@@ -196,10 +195,10 @@ class Predictions(NamedTuple):
     classes: Tensor
 
 
-def decode(output: Tensor, anchors: Tensor, *, poses: int = 0) -> Predictions:
+def decode(output: Tensor, anchors: Tensor, *, poses: int | None = None) -> Predictions:
     """Boxes of predictions (B, A (5 + C), h, w) for `anchors` (A, 2) in cells.
 
-    The first `poses` classes exclude each other and the others do not: 14 in AVA. With 0 all classes do.
+    The first `poses` classes exclude each other and the others do not: 14 in AVA. With None all classes do.
     """
     raw = split(output, len(anchors))  # (B, A, h, w, 5 + C)
     h, w = raw.shape[2:4]
@@ -228,10 +227,14 @@ def cells(raw: Tensor, anchors: Tensor) -> Tensor:
 
 
 class Detections(NamedTuple):
-    """The actors of one frame, best first. box: (K, 4), x1, y1, x2, y2 in pixels, 0-based, half-open. score: (K, C)."""
+    """The actors of one frame, best first. box: (K, 4), x1, y1, x2, y2 in pixels, 0-based, half-open. score: (K, C).
+
+    confidence: (K,), that there is an actor; the score is the class's probability times it.
+    """
 
     box: Tensor
     score: Tensor
+    confidence: Tensor
 
 
 def detect(
@@ -249,11 +252,11 @@ def detect(
     size = box.new_tensor([width, height, width, height])
     box, confidence, score = (box[able] * size).clamp(min=box.new_zeros(4), max=size), confidence[able], score[able]
     kept = nms(box, confidence, overlap)
-    return Detections(box[kept], score[kept])
+    return Detections(box[kept], score[kept], confidence[kept])
 
 
-def _probabilities(logits: Tensor, poses: int) -> Tensor:
-    if not poses:
+def _probabilities(logits: Tensor, poses: int | None) -> Tensor:
+    if poses is None:
         return logits.softmax(dim=-1)
     return torch.cat((logits[..., :poses].softmax(dim=-1), logits[..., poses:].sigmoid()), dim=-1)
 

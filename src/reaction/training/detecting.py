@@ -27,12 +27,12 @@ ANCHORS = "anchors.json"
 CLIPS_AT_ONCE = 16  # their frames overlap, so that many are read in one go
 SECONDS_BETWEEN_LINES = 30
 
-Found = tuple[str, NDArray, NDArray, NDArray]
+Found = tuple[str, NDArray, NDArray, NDArray, NDArray]
 
 
 def build_detector(network: Mapping[str, Any], *, classes: int) -> YOWO:
     """The untrained detector that a run's `network` block describes; draws from torch's global generator."""
-    parts = {key: network[key] for key in ("backbone_3d", "parts", "attention", "width")}
+    parts = {key: network[key] for key in ("backbone_3d", "parts", "attention", "width") if key in network}
     return YOWO(classes=classes, **parts)
 
 
@@ -52,8 +52,19 @@ class Detector:
     @property
     def bank(self) -> Bank | None:
         """Which other clips stand for a clip, if any do."""
-        kind = self.config["network"].get("bank")
-        return Bank(kind) if kind else None
+        network = self.config["network"]
+        return Bank(network["bank"]) if "bank" in network else None
+
+    @property
+    def poses(self) -> int | None:
+        """How many of the first classes exclude each other; None where all do."""
+        network = self.config["network"]
+        return network["poses"] if network.get("several") else None
+
+    @property
+    def classes(self) -> int:
+        """How many it tells apart."""
+        return self.network.conv_final.out_channels // len(self.anchors) - 5
 
     @property
     def input(self) -> int:
@@ -76,7 +87,7 @@ class Detector:
         """
         where = next(self.network.parameters()).device
         output = self.network(*(each.to(where) for each in (clips, *others))).float().cpu()
-        predictions = decode(output, self.anchors, poses=self.config["network"]["poses"])
+        predictions = decode(output, self.anchors, poses=self.poses)
         limits = {"width": width, "height": height, "threshold": least_score, "overlap": suppression}
         return [detect(predictions, image, **limits) for image in range(len(clips))]
 
@@ -133,7 +144,7 @@ def detections(
     workers: int = 0,
     report: Callable[[str], None] = print,
 ) -> Iterator[Found]:
-    """Of each video in turn its name, and frames (n,), boxes (n, 4) in its own pixels and scores (n, C)."""
+    """Of each video in turn its name, frames (n,), boxes (n, 4) in its own pixels, confidences (n,), scores (n, C)."""
     place, parts = 0, []
     told = started = time.monotonic()
     for done, item in enumerate(DataLoader(clips, batch_size=None, num_workers=workers), start=1):
@@ -143,7 +154,7 @@ def detections(
         size = {"width": videos[place].width, "height": videos[place].height}
         seen = [item[name] for name in ("clip", "bank", "weight") if name in item]
         for frame, one in zip(item["frame"].tolist(), detector.detect(*seen, **size, **limits), strict=True):
-            parts.append((np.full(len(one.box), frame), one.box.numpy(), one.score.numpy()))
+            parts.append((np.full(len(one.box), frame), one.box.numpy(), one.confidence.numpy(), one.score.numpy()))
         if time.monotonic() - told >= SECONDS_BETWEEN_LINES or done == len(clips):
             told = time.monotonic()
             left = (told - started) / done * (len(clips) - done)
@@ -153,9 +164,8 @@ def detections(
         place, parts = place + 1, []
 
 
-def _joined(video: Video, parts: Sequence[tuple[NDArray, NDArray, NDArray]], detector: Detector) -> Found:
-    classes = detector.network.conv_final.out_channels // len(detector.anchors) - 5
-    nothing = (np.empty(0, np.int64), np.empty((0, 4), np.float32), np.empty((0, classes), np.float32))
+def _joined(video: Video, parts: Sequence[tuple[NDArray, ...]], detector: Detector) -> Found:
+    nothing = (np.empty(0, np.int64), np.empty((0, 4)), np.empty(0), np.empty((0, detector.classes)))
     return video.video, *(np.concatenate(columns) for columns in zip(nothing, *parts, strict=True))
 
 

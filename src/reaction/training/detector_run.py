@@ -24,6 +24,7 @@ from reaction.training.job import be_deterministic, provenance, tell, write_rows
 from reaction.training.networks import MODEL, RunError, weights_file
 from reaction.training.region_loss import Losses, Targets, region_loss
 
+COUNTER = ".num_batches_tracked"  # old files have none
 PUBLIC_INPUT = 7  # cells a side of the images that the public anchors are for
 
 
@@ -47,16 +48,16 @@ def train_detector_run(
     torch.manual_seed(config["seed"])
     classes = len(read_classes(inputs["index"]))
     videos, boxes = training_boxes(inputs["index"], config["split"])
-    anchors, fit = choose_anchors(config, frozen["dataset"], videos, boxes)
+    anchors, fit = choose_anchors(config, videos, boxes)
     model = build_detector(config["network"], classes=classes)
     origin = start_from(model, config["weights"])
     if config["trains"] == "late":
         freeze_branches(model)
     if "bank" in config["network"] and config["weights"]["source"] != "none":
         freeze_bank(model)
-    poses = config["network"]["poses"]
-    clips = _clips(config, inputs, videos, boxes, classes if poses else None)
-    loss = _loss(config, anchors, action_ratios(boxes.values(), classes) if poses else None)
+    several = config["network"].get("several", False)
+    clips = _clips(config, inputs, videos, boxes, classes if several else None)
+    loss = _loss(config, anchors, action_ratios(boxes.values(), classes) if several else None)
     recipe = DetectorRecipe(**config["training"])
     options = {"seed": config["seed"], "checkpoints": checkpoints, "identity": f"{frozen['dataset']}/{folder.name}"}
     history = train_detector(model, clips, loss, recipe, **options, workers=workers, stop_after=stop_after, report=tell)
@@ -84,17 +85,19 @@ def training_boxes(index: str, split: str) -> tuple[list[Video], dict[str, Boxes
 
 
 def choose_anchors(
-    config: Mapping[str, Any], dataset: str, videos: Sequence[Video], boxes: Mapping[str, Boxes]
+    config: Mapping[str, Any], videos: Sequence[Video], boxes: Mapping[str, Boxes]
 ) -> tuple[Tensor, float]:
     """Anchors (5, 2) in cells of the run's input, and how well they fit its training boxes (`mean_overlap`).
+
+    `anchors` in `config` is `fitted` (to these boxes), or says which public ones.
 
     The public ones are for 224 pixels; at another input the same actors take as many cells more or less.
     """
     sizes = {video.video: (video.width, video.height) for video in videos}
     sides = sides_in_cells((one, *sizes[video]) for video, one in boxes.items())  # of 7 x 7 cells
-    if config["anchors"] == "public" and dataset not in PUBLIC:
-        raise RunError(f"there are no public anchors for {dataset}: write `anchors: fitted`")
-    shapes = np.array(PUBLIC[dataset]) if config["anchors"] == "public" else cluster(sides)
+    if (kind := config["anchors"]) not in ("fitted", *PUBLIC):
+        raise RunError(f"there are no public anchors for {kind}: write `anchors: fitted`")
+    shapes = cluster(sides) if kind == "fitted" else np.array(PUBLIC[kind])
     cells = config["network"]["input"] / 32
     return torch.tensor(shapes * cells / PUBLIC_INPUT, dtype=torch.float32), mean_overlap(sides, shapes)
 
@@ -102,19 +105,27 @@ def choose_anchors(
 def start_from(model: YOWO, weights: Mapping[str, Any]) -> dict[str, Any]:
     """Put the weights that training starts from into `model`, in place; what they were, for provenance.json.
 
-    A file may hold the whole network or its branches alone; what it lacks, or has in another shape, starts anew.
+    A file may hold the whole network or its branches alone; what follows them starts anew where it lacks or does not
+    fit. Raises RunError where a branch is not there, or is another network's.
     """
     if weights["source"] == "none":
         return {"source": "none"}
     path = weights_file(weights)
     state = {name.removeprefix("backbone."): value for name, value in read_weights(path).items()}
-    for branch in ("backbone_2d", "backbone_3d"):
-        own = any(name.startswith(branch) for name in model.state_dict())
-        if own and not any(name.startswith(branch) for name in state):
-            raise RunError(f"{path} has no {branch}, which the network has: convert it with the files of both branches")
+    _check_branches(model, state, path)
     coverage = load_matching(model, state)
     tell(f"{path}: {coverage}")
     return {"source": weights["source"], "file": path.name, "sha256": sha256(path), "coverage": vars(coverage)}
+
+
+def _check_branches(model: YOWO, state: Mapping[str, Tensor], path: Path) -> None:
+    own = {name: value for name, value in model.state_dict().items() if name.startswith("backbone_")}
+    other = [name for name, value in own.items() if name not in state or state[name].shape != value.shape]
+    if other := [name for name in other if not name.endswith(COUNTER)]:
+        raise RunError(
+            f"{path} lacks {other[0]} and {len(other) - 1} more of the branches, or has them in another shape: convert "
+            "it with the files of both branches, of the 3D network that the detector has"
+        )
 
 
 def action_ratios(boxes: Sequence[Boxes], classes: int) -> Tensor:
@@ -152,6 +163,8 @@ def _clips(
 def _loss(config: Mapping[str, Any], anchors: Tensor, ratios: Tensor | None):
     def loss(output: Tensor, batch: Batch) -> Losses:
         targets = Targets(batch.image, batch.box, batch.label)
-        return region_loss(output, targets, anchors, scaling=config["loss"], ratios=ratios)
+        return region_loss(
+            output, targets, anchors, scaling=config["loss"], ratios=ratios, poses=config["network"]["poses"]
+        )
 
     return loss

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from reaction.models.yowo import AVA_POSES, cells, split
+from reaction.models.yowo import cells, split
 
 OBJECT_SCALE, IGNORED_OVERLAP = 5.0, 0.6
 FOCAL_GAMMA, AVA_GAMMA = 2.0, 0.5
@@ -55,11 +55,17 @@ class Losses(NamedTuple):
 
 
 def region_loss(
-    output: Tensor, targets: Targets, anchors: Tensor, *, scaling: str = "code", ratios: Tensor | None = None
+    output: Tensor,
+    targets: Targets,
+    anchors: Tensor,
+    *,
+    scaling: str = "code",
+    ratios: Tensor | None = None,
+    poses: int = 0,
 ) -> Losses:
     """Losses of predictions (B, A (5 + C), h, w) for `anchors` (A, 2) in cells.
 
-    With `ratios` (C,), how many of the training actors do each action, the classes are AVA's: 14 poses of which an
+    With `ratios` (C,), how many of the training actors do each action, the classes are as AVA's: `poses` of which an
     actor has one, and actions of which he has any number.
     """
     if scaling not in ("code", "paper"):
@@ -82,7 +88,7 @@ def region_loss(
         w=_smooth(trained[:, 2], stretch[:, 0]),
         h=_smooth(trained[:, 3], stretch[:, 1]),
         confidence=(weight * (raw[..., 4].sigmoid() - goal).square()).sum() / 2,
-        classes=_class_loss(trained[:, 5:], targets.label[kept], scaling, ratios),
+        classes=_class_loss(trained[:, 5:], targets.label[kept], scaling, ratios, poses),
     )
 
 
@@ -133,10 +139,10 @@ def _overlap(a: Tensor, b: Tensor) -> Tensor:
     return shared / (a[..., 2:].prod(dim=-1) + b[..., 2:].prod(dim=-1) - shared)
 
 
-def _class_loss(logits: Tensor, label: Tensor, scaling: str, ratios: Tensor | None) -> Tensor:
+def _class_loss(logits: Tensor, label: Tensor, scaling: str, ratios: Tensor | None, poses: int) -> Tensor:
     """Focal loss of (N, C) logits, summed; AVA's is averaged over the actors, as its code does."""
     if ratios is not None:
-        return _ava_loss(logits, label.to(logits), ratios.to(logits))
+        return _ava_loss(logits, label.to(logits), ratios.to(logits), poses)
     if scaling == "code":
         log = logits.log_softmax(dim=1).gather(1, label.to(logits.device)[:, None])
         return -((1 - log.exp()) ** FOCAL_GAMMA * log).sum()
@@ -144,9 +150,9 @@ def _class_loss(logits: Tensor, label: Tensor, scaling: str, ratios: Tensor | No
     return _focal(logits.softmax(dim=1), truth, FOCAL_GAMMA).sum()
 
 
-def _ava_loss(logits: Tensor, label: Tensor, ratios: Tensor) -> Tensor:
-    poses, actions = logits[:, :AVA_POSES].softmax(dim=1), logits[:, AVA_POSES:].sigmoid()
-    loss = _focal(torch.cat((poses, actions), dim=1), label, AVA_GAMMA)  # (N, C)
+def _ava_loss(logits: Tensor, label: Tensor, ratios: Tensor, poses: int) -> Tensor:
+    postures, actions = logits[:, :poses].softmax(dim=1), logits[:, poses:].sigmoid()
+    loss = _focal(torch.cat((postures, actions), dim=1), label, AVA_GAMMA)  # (N, C)
     rare = torch.where(label > 0, (1 - ratios).exp(), ratios.exp())  # a rare action weighs more where it is done
     return (rare * loss).sum() / max(len(logits), 1)
 
