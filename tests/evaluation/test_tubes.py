@@ -1,10 +1,12 @@
 """Linking on tracks whose right answer is known, and against all there is to choose from."""
 
+import tracemalloc
 from itertools import pairwise, product
 
 import numpy as np
 import pytest
 
+from reaction.evaluation import link_viterbi
 from reaction.evaluation.boxes import iou
 from reaction.evaluation.link_online import ActorPath, OnlineLinker, smoothed_labels, trimmed_tubes
 from reaction.evaluation.link_tubelets import Tubelets, link_tubelets
@@ -146,6 +148,22 @@ def test_classes_that_share_their_boxes_are_linked_as_if_alone():
         assert [(one.start, one.box.tolist(), one.score) for one in again] == [
             (one.start, one.box.tolist(), one.score) for one in alone
         ]
+
+
+def test_overlaps_of_crowds_are_held_for_a_few_frames_at_a_time(monkeypatch):
+    """120 boxes on each of 120 frames: overlaps of all at once, and what they are made of, took 190 MB."""
+    rng = np.random.default_rng(5)
+    corner = rng.random((120 * 120, 2)) * 200
+    boxes, score = np.concatenate([corner, corner + 60], axis=1), rng.random((120 * 120, 1))
+    frame = np.repeat(np.arange(120), 120)
+    tracemalloc.start()
+    (paths,) = viterbi_class_paths(frame, boxes, score, 120)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 60e6
+    monkeypatch.setattr(link_viterbi, "CHUNK", 1 << 40)
+    (at_once,) = viterbi_class_paths(frame, boxes, score, 120)
+    assert [(one.box.tolist(), one.score) for one in paths] == [(one.box.tolist(), one.score) for one in at_once]
 
 
 def tubelets(track: np.ndarray, length: int, starts: range | list[int]) -> tuple[np.ndarray, np.ndarray]:

@@ -8,10 +8,12 @@ Choices and deviations:
 - in a video of one frame, where there are no steps, the code takes the first box and we the best one.
 """
 
+from collections.abc import Iterator
+
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from reaction.evaluation.boxes import iou
+from reaction.evaluation.boxes import CHUNK, iou
 from reaction.evaluation.tubes import Path
 
 
@@ -36,11 +38,11 @@ def viterbi_class_paths(
     if not len(frame):
         return found
     rows, there = _rows_of_frames(frame, frames)
-    overlap, scores = _overlaps(box[rows]), score[rows].transpose(2, 0, 1)  # (T - 1, M, M), (C, T, M)
+    boxes, scores = box[rows], score[rows].transpose(2, 0, 1)  # (T, M, 4), (C, T, M)
     left = np.tile(np.where(there, 0.0, -np.inf), (len(scores), 1, 1))  # (C, T, M): what a box that is gone costs
     each, along = np.arange(len(scores))[:, None], np.arange(frames)
     for _ in range(min(paths, there.sum(axis=1).min())):
-        chosen = _best_paths(overlap, scores, left)  # (C, T)
+        chosen = _best_paths(boxes, scores, left)  # (C, T)
         left[each, along, chosen] = -np.inf
         taken = rows[along, chosen]
         for label, own in enumerate(taken):
@@ -59,20 +61,27 @@ def _rows_of_frames(frame: NDArray, frames: int) -> tuple[NDArray, NDArray]:
     return table, table >= 0
 
 
-def _overlaps(box: NDArray) -> NDArray:
-    """Overlap of each box with each of the next frame's: (T, M, 4) to (T - 1, M, M)."""
-    shape = (len(box) - 1, box.shape[1], box.shape[1])
-    pairs = (np.broadcast_to(one, (*shape, 4)).reshape(-1, 4) for one in (box[:-1, :, None], box[1:, None]))
-    return iou(*pairs).reshape(shape)
+def _overlaps(box: NDArray) -> Iterator[NDArray]:
+    """Of boxes (T, M, 4) the overlap of each with each of the next frame's, (M, M), the last two frames first.
+
+    Some frames at a time, for memory's sake, and made anew for each path: it costs little beside the steps of a class.
+    """
+    frames, widest, _ = box.shape
+    size = max(1, CHUNK // widest**2)
+    for end in range(frames - 1, 0, -size):
+        here, there = (box[max(0, end - size) + later : end + later] for later in (0, 1))
+        shape = (len(here), widest, widest)
+        pairs = (np.broadcast_to(one, (*shape, 4)).reshape(-1, 4) for one in (here[:, :, None], there[:, None]))
+        yield from iou(*pairs).reshape(shape)[::-1]
 
 
-def _best_paths(overlap: NDArray, score: NDArray, left: NDArray) -> NDArray[np.int64]:
+def _best_paths(box: NDArray, score: NDArray, left: NDArray) -> NDArray[np.int64]:
     """Which box each class takes on each frame so that the sum of its steps is largest: (C, T)."""
     classes, frames, _ = score.shape
     value, choices = left[:, -1] + (score[:, 0] if frames == 1 else 0), []
-    for t in range(frames - 2, -1, -1):
+    for t, overlap in zip(range(frames - 2, -1, -1), _overlaps(box), strict=True):
         here, there = score[:, t, :, None], score[:, t + 1, None, :]
-        total = overlap[t] + here + there + here * there / 2 + value[:, None]  # (C, M, M)
+        total = overlap + here + there + here * there / 2 + value[:, None]  # (C, M, M)
         choices.append(total.argmax(axis=2))
         value = total.max(axis=2) + left[:, t]
     path = [value.argmax(axis=1)]
