@@ -81,7 +81,7 @@ def described(backbone, width, input, frames, parts="2d+3d+cfam"):
     return one | {"parts": parts, "attention": "code"}
 
 
-@pytest.mark.parametrize("key", ANY_3D, DETECTORS, ids=str)
+@pytest.mark.parametrize("key", DETECTORS, ids=str)
 def test_a_detector_has_the_size_that_its_costs_are_for(key):
     one = module._detector(described(*key), key[3])
     assert (one.train, one.forward) == pytest.approx((DETECTORS[key].train, DETECTORS[key].forward))
