@@ -9,8 +9,9 @@
   UCF101-24, are trimmed in time, each by the actor's score and without smoothing, and boxes of one path overlap by 0.25
   there and by 0.5 elsewhere.
 
-Scores are boxes.h5's: of YOWO the confidence times the class's probability. Its own evaluation ranks tubes by the
-probability alone. Tubes are stored as boxes are, half-open.
+`yowo` links and ranks by the class's probability alone, whatever the detector's confidence, as YOWO's code does. The
+others take the score, the product of both; of a detector without a confidence that is the same. Tubes are stored as
+boxes are, half-open.
 """
 
 import time
@@ -22,7 +23,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from reaction.data.index import read_index
+from reaction.data.index import Video, read_index
 from reaction.evaluation import link_tubelets
 from reaction.evaluation.boxes import as_counted
 from reaction.evaluation.detected import Detected, read_detected, write_tubes
@@ -39,14 +40,14 @@ Linker = Callable[[NDArray, NDArray, NDArray, int, int], Iterator[Tube]]
 """From frames (n,), boxes (n, 4), scores (n, C), the length and the place of a video to its tubes."""
 
 
-class LinkError(ValueError):
-    """Detections that cannot be linked."""
+class DetectionError(ValueError):
+    """Detections, tubes or annotations that are missing or do not belong together."""
 
 
 def link_detections(folder: Path | str) -> int:
     """Write tubes.h5 into `folder` from the boxes.h5 that its config.json names; returns how many tubes there are.
 
-    Raises LinkError for boxes of videos, or of frames, that the index does not have, and for an unknown linker.
+    Raises DetectionError for boxes of videos, or of frames, that the index does not have, and for an unknown linker.
     """
     folder = Path(folder)
     frozen = read_json(folder / "config.json")
@@ -54,9 +55,10 @@ def link_detections(folder: Path | str) -> int:
     linkers = {"yowo": by_viterbi, "act": by_act, "multisports": by_multisports}
     linkers["road"] = partial(by_road, untrimmed=frozen["config"].get("untrimmed", False))
     if name not in linkers:
-        raise LinkError(f"{folder}/config.json has the linker {name!r}: there are {', '.join(linkers)}")
+        raise DetectionError(f"{folder}/config.json has the linker {name!r}: there are {', '.join(linkers)}")
     detected = read_detected(Path(inputs["boxes"]) / "boxes.h5")
     lengths = _lengths(detected, Path(inputs["index"]), Path(inputs["boxes"]))
+    detected = of_classes_alone(detected) if name == "yowo" else detected
     tubes = link(detected, lengths, linkers[name], report=partial(print, flush=True))
     write_tubes(folder / "tubes.h5", detected.videos, tubes)
     return len(tubes)
@@ -78,16 +80,30 @@ def link(
     return tubes
 
 
+def of_classes_alone(detected: Detected) -> Detected:
+    """With probabilities of classes for scores, which are these times the confidence."""
+    sure = detected.confidence[:, None]  # (N, 1)
+    alone = np.divide(detected.score, sure, out=np.zeros_like(detected.score), where=sure > 0)
+    return replace(detected, score=alone)
+
+
+def indexed(detected: Detected, index: Path, boxes: Path) -> list[Video]:
+    """The detected videos as the folder `index` has them. Raises DetectionError where it lacks one of `boxes`."""
+    known = {video.video: video for video in read_index(index)}
+    if strangers := [video for video in detected.videos if video not in known]:
+        raise DetectionError(f"{boxes}/boxes.h5 has {strangers[0]}, which {index}/index.csv does not: detect again")
+    return [known[video] for video in detected.videos]
+
+
 def _lengths(detected: Detected, index: Path, boxes: Path) -> list[int]:
     """How many frames each video has."""
-    frames = {video.video: video.frames for video in read_index(index)}
-    if strangers := [video for video in detected.videos if video not in frames]:
-        raise LinkError(f"{boxes}/boxes.h5 has {strangers[0]}, which {index}/index.csv does not: detect again")
-    lengths = [frames[video] for video in detected.videos]
-    for video, (name, length) in enumerate(zip(detected.videos, lengths, strict=True)):
-        if (last := detected.frame[detected.rows(video)].max(initial=-1)) >= length:
-            raise LinkError(f"{boxes}/boxes.h5 has frame {last} of {name}, which has {length}: detect again")
-    return lengths
+    videos = indexed(detected, index, boxes)
+    for place, video in enumerate(videos):
+        if (last := detected.frame[detected.rows(place)].max(initial=-1)) >= video.frames:
+            raise DetectionError(
+                f"{boxes}/boxes.h5 has frame {last} of {video.video}, which has {video.frames}: detect again"
+            )
+    return [video.frames for video in videos]
 
 
 def by_viterbi(frame: NDArray, box: NDArray, score: NDArray, frames: int, video: int) -> Iterator[Tube]:
