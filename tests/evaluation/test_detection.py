@@ -14,7 +14,7 @@ from reaction.evaluation import ava
 from reaction.evaluation.boxes import iou
 from reaction.evaluation.detected import read_tubes, write_detected
 from reaction.evaluation.detection import DRAWS, DetectionError, draw, evaluate_detections
-from reaction.evaluation.linking import LinkError, link_detections
+from reaction.evaluation.linking import link_detections
 from reaction.files import read_json, write_json, write_text
 
 FRAMES, WIDTH, HEIGHT, LINKERS = 24, 160, 120, ("yowo", "act", "road", "multisports")
@@ -44,10 +44,12 @@ def walk(speed: float) -> np.ndarray:
     return np.stack([left, np.full(FRAMES, 20.0), left + 30, np.full(FRAMES, 70.0)], axis=1).astype(np.float32)
 
 
-def detect(found: dict[str, tuple], classes: int) -> None:
-    """boxes.h5 of frames, boxes and scores."""
+def detect(found: dict[str, tuple], classes: int, confidence: dict[str, np.ndarray] | None = None) -> None:
+    """boxes.h5 of frames, boxes and scores, by a detector that is sure of all boxes, or has the `confidence`."""
     write_json("boxes/config.json", {"config": {"least_score": 0.005}})
-    write_detected("boxes/boxes.h5", ((name, *columns) for name, columns in found.items()), classes)
+    sure = {name: np.ones(len(frame), np.float32) for name, (frame, _, _) in found.items()} | (confidence or {})
+    rows = ((name, frame, box, sure[name], score) for name, (frame, box, score) in found.items())
+    write_detected("boxes/boxes.h5", rows, classes)
 
 
 def scores(label: int, value: float, count: int = FRAMES) -> np.ndarray:
@@ -203,6 +205,23 @@ def test_untrimmed_videos_have_their_tubes_trimmed_in_time(project):
         assert (best.label, best.start, best.end) == (0, start, FRAMES)
 
 
+def test_yowo_links_by_the_class_whatever_the_confidence(project):
+    """Half as confident: scores are half as high, of YOWO's tubes as high as before. No confidence is no score."""
+    sure = {"v0": np.full(FRAMES, 0.5, np.float32), "v1": np.r_[0, np.ones(FRAMES - 1)].astype(np.float32)}
+    products = {name: (*project[name][:2], project[name][2] * sure[name][:, None]) for name in sure}
+    detect(products, 2, sure)
+    best = {}
+    for name in LINKERS:
+        frozen = {"config": {"linker": name}, "inputs": {"index": "index", "boxes": "boxes"}}
+        write_json(f"tubes_{name}/config.json", frozen)
+        link_detections(f"tubes_{name}")
+        _, tubes = read_tubes(f"tubes_{name}/tubes.h5")
+        best[name] = {video: max(one.score for one in tubes if one.video == video) for video in (0, 1)}
+    assert best["yowo"] == pytest.approx({0: 0.9, 1: 0.9 * (FRAMES - 1) / FRAMES}, abs=1e-6)
+    for name in ("act", "multisports", "road"):
+        assert best[name][0] == pytest.approx(0.45, abs=1e-6)
+
+
 def test_actions_on_key_frames(tmp_path, monkeypatch):
     """Two actors of several actions at seconds 3 to 6 of a video of 30 frames a second: all found, all 1."""
     monkeypatch.chdir(tmp_path)
@@ -219,12 +238,17 @@ def test_actions_on_key_frames(tmp_path, monkeypatch):
     write_json("map/config.json", {"config": config, "inputs": {"index": "index", "boxes": "boxes"}})
     metrics = evaluate_detections("map")
     assert metrics["values"] == {"frame_map@0.5": dict.fromkeys(names, 1.0)}
+    assert metrics["chance"] == (1 / 2 + 2 / 2) / 2  # one of two actors sits, both talk, nobody runs
     table = Path("map/per_class.csv").read_text().splitlines()
     assert "frame_map@0.5,activitynet,talk,1.0000,16" in table
     assert "frame_map@0.5,activitynet-mini,talk,1.0000,4" in table  # second 4 alone
     assert "frame_map@0.5,slowfast,run,,0" in table
     assert Path("map/errors.csv").read_text() == "class,precision,localisation,classification,time,other,missed\n"
     assert "frame" not in metrics["protocol"]
+    ignorant = {name: (*columns[:2], np.full_like(score, 0.5)) for name in ("v0", "v1")}
+    detect(ignorant, 3)
+    again = evaluate_detections("map")
+    assert again["values"] == {"frame_map@0.5": dict.fromkeys(names, metrics["chance"])}
 
 
 def test_sixty_of_avas_actions_count(tmp_path, monkeypatch):
@@ -245,7 +269,7 @@ def test_sixty_of_avas_actions_count(tmp_path, monkeypatch):
     write_json("map/config.json", {"config": config, "inputs": {"index": "index", "boxes": "boxes"}})
     metrics = evaluate_detections("map")
     assert metrics["values"]["frame_map@0.5"] == {"activitynet": 0.5, "slowfast": 0.5, "mmaction2": 1.0}
-    assert metrics["classes"] == 60
+    assert (metrics["classes"], metrics["chance"]) == (60, 0.5)  # of two actors one does what counts
     assert len(Path("map/per_class.csv").read_text().splitlines()) == 1 + 3 * 60
 
 
@@ -255,13 +279,13 @@ def test_what_does_not_belong_together(project):
     detect({"other": (frame, box, score)}, 2)
     with pytest.raises(DetectionError, match=r"boxes/boxes.h5 has other, which index/index.csv does not"):
         evaluate_detections("map")
-    with pytest.raises(LinkError, match="has other, which"):
+    with pytest.raises(DetectionError, match="has other, which"):
         link_detections("tubes_act")
     detect({"v0": (frame, box, score[:, :1])}, 1)
     with pytest.raises(DetectionError, match="scores for 1 classes, index lists 2"):
         evaluate_detections("map")
     detect({"v0": (frame + 1, box, score)}, 2)
-    with pytest.raises(LinkError, match="has frame 24 of v0, which has 24"):
+    with pytest.raises(DetectionError, match="has frame 24 of v0, which has 24"):
         link_detections("tubes_act")
     with pytest.raises(DetectionError, match=r"tubes_\w+/tubes.h5 and boxes/boxes.h5 are of different videos"):
         evaluate_detections("map")
@@ -272,7 +296,7 @@ def test_what_does_not_belong_together(project):
     with pytest.raises(DetectionError, match="no box of the 1 videos"):
         evaluate_detections("map")
     write_json("tubes/config.json", {"dataset": "own", "config": {"linker": "best"}, "inputs": {}})
-    with pytest.raises(LinkError, match="the linker 'best': there are yowo, act, multisports, road"):
+    with pytest.raises(DetectionError, match="the linker 'best': there are yowo, act, multisports, road"):
         link_detections("tubes")
 
 

@@ -28,6 +28,7 @@ from reaction.evaluation.annotations import true_tubes, truth_of
 from reaction.evaluation.average_precision import Draws, MeanAP
 from reaction.evaluation.boxes import Detections, Truth, as_counted
 from reaction.evaluation.detected import Detected, read_detected, read_tubes
+from reaction.evaluation.linking import DetectionError, indexed
 from reaction.evaluation.tubes import Tube
 from reaction.files import atomic, read_json, write_json, write_text
 
@@ -35,10 +36,6 @@ RUN = ("method", "stream", "split", "seed", "scale")
 PROTOCOL = ("protocol_name", "frame", "video", "ava")
 DRAWS, DRAWN_WITH = 1000, 0  # how many, and their seed
 HIGH = "0.5:0.95"  # of the thresholds: the mean over ten
-
-
-class DetectionError(ValueError):
-    """Detections, tubes or annotations that are missing or do not belong together."""
 
 
 @dataclass(frozen=True)
@@ -129,8 +126,8 @@ def evaluate_detections(folder: Path | str) -> dict[str, Any]:
     """Write metrics.json, per_class.csv, errors.csv and draws.h5 of the boxes.h5 that config.json names.
 
     Returns what metrics.json holds: `values` by metric and evaluator are fractions, `n` of the `of` videos on the
-    official test list; `chance` is that of someone who knows every box and no class: 1 / C. Raises DetectionError,
-    naming the file, where boxes, tubes and index do not belong together.
+    official test list; `chance` as `chance` says. Raises DetectionError, naming the file, where boxes, tubes and index
+    do not belong together.
     """
     folder = Path(folder)
     frozen = read_json(folder / "config.json")
@@ -140,7 +137,7 @@ def evaluate_detections(folder: Path | str) -> dict[str, Any]:
     for one in measure(tested, settings, {role: Path(path) for role, path in inputs.items()}):
         print(f"evaluated {one.metric} by {one.protocol}: {one.value:.4f}", flush=True)
         measured.append(one)
-    metrics = _facts(settings, tested, len(measured[0].classes)) | {"values": _values(measured)}
+    metrics = _facts(settings, tested, measured[0].classes) | {"values": _values(measured)}
     _write_draws(folder / "draws.h5", measured)
     _write_per_class(folder / "per_class.csv", measured)
     _write_errors(folder / "errors.csv", tested if "frame" in settings else None)
@@ -158,17 +155,14 @@ def open_tested(index: Path, boxes: Path, resample: Literal["video", "group"]) -
         raise DetectionError(
             f"{boxes}/boxes.h5 has scores for {detected.score.shape[1]} classes, {index} lists {len(classes)}"
         )
-    known = {video.video: video for video in read_index(index)}
-    if strangers := [video for video in detected.videos if video not in known]:
-        raise DetectionError(f"{boxes}/boxes.h5 has {strangers[0]}, which {index}/index.csv does not: detect again")
+    videos = indexed(detected, index, boxes)
     if not (index / "boxes.h5").exists():
         raise DetectionError(f"{index} has no boxes.h5: its dataset comes without boxes, nothing can be measured")
     annotated = read_boxes(index / "boxes.h5")
     if not any(video in annotated for video in detected.videos):
         raise DetectionError(f"{index}/boxes.h5 has no box of the {len(detected.videos)} videos in {boxes}/boxes.h5")
     least = read_json(boxes / "config.json")["config"]["least_score"]
-    videos = [known[video] for video in detected.videos]
-    draws = draw(list(known.values()), videos, resample)
+    draws = draw(read_index(index), videos, resample)
     return Tested(index, boxes, videos, classes, detected, annotated, draws, least)
 
 
@@ -274,15 +268,28 @@ def _fractions(tested: Tested, video: NDArray, box: NDArray) -> NDArray:
     return box / size[video]
 
 
-def _facts(settings: Mapping[str, Any], tested: Tested, classes: int) -> dict[str, Any]:
+def _facts(settings: Mapping[str, Any], tested: Tested, classes: Sequence[str]) -> dict[str, Any]:
     run = {key: settings[key] for key in RUN if key in settings}
     protocol = {key: settings[key] for key in PROTOCOL if key in settings}
     official = read_json(tested.index / "official.json")[settings["split"]]["test"]
     return (
         run
-        | {"protocol": protocol, "n": len(tested.videos), "of": official, "chance": 1 / classes}
-        | {"classes": classes}
+        | {"protocol": protocol, "n": len(tested.videos), "of": official, "chance": chance(tested, classes)}
+        | {"classes": len(classes)}
     )
+
+
+def chance(tested: Tested, classes: Sequence[str]) -> float:
+    """The mean AP, over classes with truth, of someone who knows every actor on every frame and nothing of classes.
+
+    All equally sure, a class's detections are as precise as its share of the actors is large. Where actors have one
+    class each the shares add up to 1.
+    """
+    boxes = [tested.annotated[name] for name in tested.names if name in tested.annotated]
+    actors = sum(len(np.unique(np.stack([one.frame, one.tube]), axis=1).T) for one in boxes)
+    having = sum(np.bincount(one.label, minlength=len(tested.classes)) for one in boxes)  # (C,)
+    counted = np.array([having[tested.classes.index(name)] for name in classes])
+    return float(counted.sum() / max(actors * np.count_nonzero(counted), 1))
 
 
 def _values(measured: Sequence[Measured]) -> dict[str, dict[str, float]]:

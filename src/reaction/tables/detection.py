@@ -304,8 +304,9 @@ def _legend(spec: DetectionSpec) -> str:
         f"{spec.resample}s, for these trained networks). Published: as printed, by the evaluator that the work names, "
         "where it names one. Numbers of different evaluators do not compare, nor does one split with a mean over "
         "several. A claim of unsaid evaluator stands beside AVA's official one, or the first of the table. Difference: "
-        "ours - published (± tolerance). Chance: of someone who knows all boxes and no class. The CSV has all in "
-        "single rows; its verdict `cited` is of a number that no method of the table answers."
+        "ours - published (± tolerance). Chance: of someone who knows all boxes and no class, the mean over classes of "
+        "their share of the actors. The CSV has all in single rows; its verdict `cited` is of a number that no method "
+        "of the table answers."
     )
 
 

@@ -52,13 +52,15 @@ EVALUATORS = {
         "under the largest precision.",
         "activitynet": "AVA's official one. The best 50 detections of a key frame, of all classes together; key frames "
         "that the ground truth lists; nothing excluded.",
-        "slowfast": "PySlowFast's. All detections; false alarms on key frames without truth count; excluded key frames "
-        "are dropped; of two on one box the one listed first hits.",
+        "slowfast": "PySlowFast's. All detections; false alarms on key frames without truth count, though our "
+        "detectors are asked about annotated ones alone; excluded key frames are dropped; of two on one box the one "
+        "listed first hits.",
         "mmaction2": "mmaction2's. All detections; key frames with truth; a class without a detection does not count; "
-        "boxes of excluded key frames count as missed.",
+        "boxes of excluded key frames count as missed, though our indices have none.",
     },
     "video_map": {
-        "yowo": "YOWO's. Best paths through whole videos, never trimmed in time; tubes suppressed at 0.3; one pixel "
+        "yowo": "YOWO's. Best paths through whole videos by the class alone, whatever the confidence, never trimmed in "
+        "time; tubes suppressed at 0.3; one pixel "
         "added; area under the largest precision.",
         "act": "ACT's and MOC's. Boxes linked greedily, the best first; tubes suppressed at 0.3; one pixel added; area "
         "under the raw curve, by trapezoids.",
