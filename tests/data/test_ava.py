@@ -63,11 +63,6 @@ def test_lines_as_they_are_written(actions):
     assert kept.line.tolist() == [3, 4]
 
 
-def test_ratios_are_of_actors_not_of_lines(actions):
-    assert ava.action_ratios(actions, 3).tolist() == [1 / 3, 1 / 3, 2 / 3]
-    assert ava.action_ratios(actions, 4).tolist()[3] == 0
-
-
 MISTAKES = [
     ("video,second,x1,y1,x2,y2,action,person", "'second' is no second; leave out the header"),
     ("f,902,0.1,0.2,0.5", "expected video,second,x1"),

@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 
 from reaction.evaluation.annotations import true_tubes
-from reaction.evaluation.average_precision import MeanAP, over_splits
 from reaction.evaluation.link_tubelets import link_tubelets
 from reaction.evaluation.link_viterbi import viterbi_paths
 from reaction.evaluation.tubes import Tube, suppress_tubes
@@ -150,15 +149,6 @@ def test_the_mean_from_half_to_almost_one():
     results = video_map([tube(0)], [tube(0, 2)], classes=1, protocol=ACT, thresholds=HIGH_THRESHOLDS)
     assert 0.85 < 29 / 33 < 0.9  # the overlap, with a pixel more
     assert mean_over(results) == pytest.approx(8 / 10)
-
-
-def test_jhmdb_is_reported_over_its_three_splits():
-    each = {f"split{i}": MeanAP("act", 0.5, np.array([i / 10, np.nan])) for i in (1, 2, 3)}
-    assert over_splits(each) == pytest.approx({"split1": 0.1, "split2": 0.2, "split3": 0.3, "mean": 0.2})
-    with pytest.raises(ValueError, match="needs just these, not split1, split2"):
-        over_splits({name: each[name] for name in ("split1", "split2")})
-    with pytest.raises(ValueError, match="different ways"):
-        over_splits(each | {"split3": MeanAP("act", 0.2, np.array([0.3]))})
 
 
 @pytest.mark.real_data

@@ -102,15 +102,6 @@ def read_excluded(path: Path | str) -> set[tuple[str, int]]:
     return {(row[0], int(row[1])) for _, row in _lines(Path(path), (2,), "video,second")}
 
 
-def action_ratios(actions: Actions, classes: int) -> np.ndarray:
-    """Which part of the actors, as they are seen in a second, does each of the actions 1 to `classes`: float64 (C,).
-
-    YOWO's loss for AVA weighs actions by it. An actor of a second is one box.
-    """
-    seconds = zip(actions.video, actions.second.tolist(), map(tuple, actions.box.tolist()), strict=True)
-    return np.bincount(actions.action - 1, minlength=classes) / len(set(seconds))
-
-
 def without_excluded(actions: Actions, excluded: Collection[tuple[str, int]]) -> Actions:
     """The lines whose second is not excluded."""
     keys = zip(actions.video, actions.second.tolist(), strict=True)

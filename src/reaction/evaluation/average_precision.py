@@ -8,14 +8,13 @@ a draw changes only how often each counts. At every score of a hit the detection
 once; a draw multiplies these counts, and costs by hits, not by detections.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-JHMDB_SPLITS = ("split1", "split2", "split3")
 CHUNK = 1 << 22  # points of curves computed at a time, for memory's sake
 
 
@@ -212,17 +211,3 @@ class PerClass:
 
     def result(self, protocol: str, threshold: float) -> MeanAP:
         return MeanAP(protocol, threshold, self.per_class, self.positives, self.drawn)
-
-
-def over_splits(results: Mapping[str, MeanAP], splits: Sequence[str] = JHMDB_SPLITS) -> dict[str, float]:
-    """The mean AP of each split and, as `mean`, of all, in [0, 1]: J-HMDB-21 is reported over its three.
-
-    Raises ValueError when splits are missing or too many, or were not measured in one way.
-    """
-    if set(results) != set(splits):
-        raise ValueError(f"a mean over {', '.join(splits)} needs just these, not {', '.join(sorted(results))}")
-    ways = {(one.protocol, one.threshold) for one in results.values()}
-    if len(ways) > 1:
-        raise ValueError(f"splits were measured in different ways: {sorted(ways)}")
-    each = {split: results[split].mean for split in splits}
-    return each | {"mean": float(np.mean(list(each.values())))}
