@@ -24,14 +24,16 @@ FRAMES, INPUT = 5, 32
 class Remembers:
     """A detector that finds one box in each key frame, as large as what it was told of the frame."""
 
-    network: torch.nn.Module = field(default_factory=lambda: torch.nn.Conv2d(1, 5 * (5 + 3), 1))
+    network: torch.nn.Module = field(default_factory=lambda: torch.nn.Conv2d(1, 1, 1))
+    classes: int = 3
+    poses: int | None = None
     around: Around = field(default_factory=lambda: Around(FRAMES, "last"))
     input: int = INPUT
     bank: None = None
     clips: list = field(default_factory=list)
 
-    def detect(self, clips, *, width, height, least_score):
-        assert least_score == 0.3
+    def detect(self, clips, *, width, height, least_score, suppression):
+        assert (least_score, suppression) == (0.3, 0.4 if self.poses is None else 0.5)
         self.clips.extend(clips)
         return [Detections(torch.tensor([[0.0, 0, width, height]]), torch.eye(3)[:1], torch.ones(1)) for _ in clips]
 
@@ -85,9 +87,17 @@ def test_only_a_batch_and_a_clip_are_held(finder, moving, monkeypatch, filmed):
 
 
 def test_it_says_how_many_classes_it_tells_apart(finder):
+    assert finder[0].classes == 3
+
+
+@pytest.mark.parametrize(("poses", "told"), [(None, [2]), (0, [2, 0]), (2, [2, 0])])
+def test_of_classes_that_exclude_each_other_the_best_is_told_else_all_above_the_threshold(
+    finder, filmed, moving, poses, told
+):
     network, detector = finder
-    detector.network.conv_final, detector.anchors = torch.nn.Conv2d(1, 5 * (5 + 3), 1), torch.ones(5, 2)
-    assert network.classes == 3
+    detector.poses = poses
+    assert network.told(np.array([0.5, 0.3, 0.9], np.float32)) == told
+    assert len(list(network.frames(Source(filmed(moving(1)), Clock())))) == 1, "and boxes overlap as in the protocol"
 
 
 def test_a_run_that_reads_the_whole_video_is_refused(finder, monkeypatch):

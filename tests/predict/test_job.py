@@ -13,19 +13,22 @@ from reaction.models.weights import write_weights
 from reaction.training.detecting import ANCHORS, build_detector
 
 NETWORK = {"network": "yowo", "backbone_3d": "shufflenet_2x", "parts": "2d+3d+cfam", "attention": "code"}
-NETWORK |= {"width": 0.0625, "input": 64, "frames": 4, "bank": None, "poses": 0}
+NETWORK |= {"width": 0.0625, "input": 64, "frames": 4}
 
 
 @pytest.fixture
 def detector(small_project):
-    """A detection run whose last layer says one thing of every place: an actor of the second class."""
-    config = {"network": NETWORK}
-    folder = Path(small_project.freeze("train_detector", "detector", config, small_project.features("rgb")))
-    torch.manual_seed(0)
-    network = build_detector(NETWORK, classes=2)
-    write_weights(folder / "model.safetensors", network.state_dict())
-    write_json(folder / ANCHORS, {"anchors": [[0.5, 0.8]] * 5})
-    return folder
+    """A detection run of weights that nobody trained; returns its folder."""
+
+    def make(name="detector", **changes):
+        network = NETWORK | changes
+        folder = Path(small_project.freeze("train_detector", name, {"network": network}, small_project.features("rgb")))
+        torch.manual_seed(0)
+        write_weights(folder / "model.safetensors", build_detector(network, classes=2).state_dict())
+        write_json(folder / ANCHORS, {"anchors": [[0.5, 0.8]] * 5})
+        return folder
+
+    return make
 
 
 def rows_of(path):
@@ -61,7 +64,7 @@ def test_a_classification_run_leaves_a_copy_and_a_table_and_says_how_fast(untrai
 
 def test_a_detection_run_lists_the_boxes_of_each_frame(detector, filmed, moving, capsys):
     film = filmed(moving(6, 80, 120))
-    command = ["predict", str(film), "--run", str(detector), "--out", "seen"]
+    command = ["predict", str(film), "--run", str(detector()), "--out", "seen"]
     assert main([*command, "--threshold", "0.2"]) == 0
     rows = rows_of("seen/film.csv")
     assert f"{len(rows)} boxes" in capsys.readouterr().out
@@ -74,6 +77,22 @@ def test_a_detection_run_lists_the_boxes_of_each_frame(detector, filmed, moving,
     assert (scores >= 0.2).all()
     assert main([*command, "--threshold", str(scores.max() + 0.01)]) == 0
     assert rows_of("seen/film.csv") == []
+
+
+def test_an_actor_who_does_several_things_has_a_row_for_each(detector, filmed, moving, capsys):
+    """Without poses each class is a yes or no: weights that nobody trained say a quarter of both."""
+    film, run = filmed(moving(3, 80, 120)), detector("several", several=True, poses=0)
+    assert main(["predict", str(film), "--run", str(run), "--out", "seen", "--threshold", "0.2"]) == 0
+    rows = rows_of("seen/film.csv")
+    actors = {}
+    for row in rows:
+        actors.setdefault(tuple(row[key] for key in ("frame", "x1", "y1", "x2", "y2")), []).append(row)
+    assert f"{len(actors)} boxes" in capsys.readouterr().out
+    assert max(map(len, actors.values())) == 2
+    assert all(float(row["score"]) >= 0.2 for row in rows)
+    for own in actors.values():
+        assert len({row["class"] for row in own}) == len(own)
+        assert [row["score"] for row in own] == sorted((row["score"] for row in own), reverse=True)
 
 
 def test_a_broken_video_is_a_warning(untrained, filmed, moving, capsys):

@@ -22,6 +22,7 @@ from reaction.training.job import device
 from reaction.training.networks import RunError
 
 CLIPS_AT_ONCE = 8  # most of their frames are the same
+SUPPRESSION, OF_SEVERAL = 0.4, 0.5  # overlaps, the latter where an actor may do several things: as protocols have them
 
 
 class Finder:
@@ -38,7 +39,15 @@ class Finder:
     @property
     def classes(self) -> int:
         """How many the network tells apart."""
-        return self._detector.network.conv_final.out_channels // len(self._detector.anchors) - 5
+        return self._detector.classes
+
+    def told(self, score: NDArray) -> list[int]:
+        """Which classes of an actor with scores (C,) are told, best first.
+
+        Of classes that exclude each other that is the best one, else all with more than the threshold's score.
+        """
+        count = 1 if self._detector.poses is None else np.count_nonzero(score > self._threshold)
+        return np.argsort(-score, kind="stable")[:count].tolist()
 
     def frames(self, source: Source) -> Iterator[tuple[NDArray[np.uint8], Detections]]:
         """Each frame with its actors whose best class has at least the threshold's score, in the frame's pixels."""
@@ -61,4 +70,6 @@ class Finder:
 
     def _found(self, clips: NDArray[np.uint8], height: int, width: int) -> list[Detections]:
         seen = torch.from_numpy(normalise(np.ascontiguousarray(clips)))
-        return self._detector.detect(seen, width=width, height=height, least_score=self._threshold)
+        limits = {"least_score": self._threshold}
+        limits["suppression"] = SUPPRESSION if self._detector.poses is None else OF_SEVERAL
+        return self._detector.detect(seen, width=width, height=height, **limits)

@@ -37,8 +37,9 @@ def predict(
     """Write `out`/<stem>.mp4 and .csv of what the trained run in the folder `run` sees in a video.
 
     `classes` is a file of class names, a line each; without it they are those of the run's index. Boxes whose best
-    class scores less than `threshold` are left out. Raises RunError where the run's folders are incomplete, and
-    DecodeError where the video cannot be read; each names the file.
+    class scores less than `threshold` are left out, and so are other actions of actors who may do several. Raises
+    RunError where the run's folders are incomplete, and DecodeError where the video cannot be read; each names the
+    file.
     """
     be_deterministic(threads)
     clock, rule, names = Clock(), _rule(Path(run)), class_names(Path(run), classes)
@@ -110,13 +111,14 @@ def _boxes(network: Finder, source: Source, names: Sequence[str], write: Write, 
     row(("frame", "time_s", "x1", "y1", "x2", "y2", "class", "score"))
     found = 0
     for number, (frame, actors) in enumerate(network.frames(source)):
-        boxes, scores = actors.box.numpy(), actors.score.max(dim=1)
-        labels, values = scores.indices.tolist(), scores.values.tolist()
-        texts = [f"{names[label]} {value:.2f}" for label, value in zip(labels, values, strict=True)]
+        boxes = actors.box.numpy()
+        told = [[(one, score[one]) for one in network.told(score)] for score in actors.score.numpy()]
+        texts = [", ".join(f"{names[one]} {value:.2f}" for one, value in own) for own in told]
         with clock("encode"):
-            write(with_boxes(frame, boxes, texts, labels))
+            write(with_boxes(frame, boxes, texts, [own[0][0] for own in told]))
         time = f"{float(number / source.rate):.3f}"
-        for box, label, value in zip(boxes.tolist(), labels, values, strict=True):
-            row((number, time, *(f"{side:.1f}" for side in box), names[label], f"{value:.4f}"))
+        for box, own in zip(boxes.tolist(), told, strict=True):
+            for one, value in own:
+                row((number, time, *(f"{side:.1f}" for side in box), names[one], f"{value:.4f}"))
         found += len(boxes)
     return [f"{found} boxes"]
