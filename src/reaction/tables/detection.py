@@ -1,7 +1,22 @@
 """A table of detections as CSV (every field, a row for each evaluator), Markdown and LaTeX (what one reads).
 
 What one reads is wide: ours below each other, evaluators or thresholds side by side; then what is published, in the
-same order of metrics; then claims beside what we measured. Every set of splits has its own.
+same order of metrics; then claims beside what we measured. Every set of splits has its own. With made-up
+numbers of ours:
+
+    ## Split 1                            `_sheets`: by set of splits
+    ### Ours: frame-mAP at 0.5            `_ours`: a sheet for each kind, what all rows have in common above the first
+    Every row: 1 run, 268 videos, chance 4.76.
+    | method | padilla               | act                   |           `_wide`, of one threshold
+    | yowo   | 52.00 (42.50 - 61.50) | 48.00 (38.50 - 57.50) |
+    ### Ours: video-mAP
+    | evaluator | method | 0.2   | 0.5   |                               `_wide`, of several
+    | yowo      | yowo   | 70.00 | 40.00 |
+    | act       | yowo   | 60.00 | 30.00 |
+    ### Published                         `_published`: a line for each work
+    | work            | stream | video by | video 0.2 | read in                            |
+    | YOWO, 16 frames | rgb    | yowo     | 87.80     | paperswithcode, page of 1911.06644 |
+    ### Claims beside ours                `_claimed`: a line for each claim that a method answers
 """
 
 from collections.abc import Container, Iterable, Mapping, Sequence
@@ -168,7 +183,7 @@ def to_latex(spec: DetectionSpec, rows: Sequence[Row], papers: Sequence[Paper]) 
 
 
 def _sheets(spec: DetectionSpec, rows: Sequence[Row], papers: Sequence[Paper]) -> dict[str, list[Sheet]]:
-    """By set of splits, in the rows' order."""
+    """In the rows' order."""
     claims = [claim for _, claim in of_detection(papers, spec.dataset)]
     sheets = {}
     for splits in dict.fromkeys(row.splits for row in rows):
@@ -179,7 +194,7 @@ def _sheets(spec: DetectionSpec, rows: Sequence[Row], papers: Sequence[Paper]) -
 
 
 def _ours(rows: Sequence[Row]) -> list[Sheet]:
-    """A sheet for each kind of mean average precision, the first of which says what all have in common."""
+    """A sheet for frames and one for videos; columns of their own for what is not common to all."""
     measured = [row for row in rows if row.ours is not None]
     methods = dict.fromkeys(row.method for row in measured)
     facts = {method: _facts([row for row in measured if row.method == method]) for method in methods}
