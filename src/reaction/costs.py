@@ -64,6 +64,7 @@ SIZES = {
     "ucf101_24": Size(3194, 555_157, 24, 7e9, (2284,), (910,), 478_863),
     # 901 seconds at 30 frames of each film, 897 of them with boxes; bytes of the whole films, as others report them.
     "ava": Size(299, 8.08e6, 80, 157e9, (235,), (64,), 299 * 897),
+    "ava_v21": Size(299, 8.08e6, 80, 157e9, (235,), (64,), 299 * 897),
 }
 
 

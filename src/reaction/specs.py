@@ -68,6 +68,8 @@ def undetectable(params: Params, table: DetectionTable, row: str) -> list[str]:
         reasons.append(f"scale {table.scale}")
     if params.weights[scale.weights or own].source == "none" and params.weights[own].source != "none":
         reasons.append("no pretrained branches")
+    if classes := params.datasets[table.dataset].classes:
+        reasons.append(f"{len(classes)} classes only")
     return reasons + ([detector.stands_in] if detector.stands_in else [])
 
 
