@@ -183,9 +183,115 @@ def agree(project) -> Results:
     return read_json(folder / "metrics.json")
 
 
+DETECTOR = {"network": "yowo", "parts": "2d", "width": 0.125, "input": 64, "frames": 2, "poses": 0}
+
+
+def boxed(project) -> None:
+    """A box on every frame of the small project's videos, a little lower each time."""
+    from reaction.data.boxes import Boxes, write_boxes
+    from reaction.data.index import read_index
+
+    boxes = {}
+    for k, video in enumerate(read_index(project.index)):
+        at = np.arange(video.frames)
+        box = np.stack([10 + 4 * k + 0 * at, 8 + 3 * at, 40 + 4 * k + 0 * at, 40 + 3 * at], axis=1)
+        boxes[video.video] = Boxes(at, box.astype(np.float32), 0 * at + k % 2, 0 * at)
+    write_boxes(Path(project.index) / "boxes.h5", boxes)
+    write_json(f"{project.index}/official.json", {"split1": {"train": 12, "test": 4}})
+
+
+def train_detector(project) -> Results:
+    from reaction.training.detector_run import train_detector_run
+
+    boxed(project)
+    training = {"epochs": 1, "batch": 6, "bn_group": 3, "learning_rate": 1e-6, "steps": [1], "factor": 0.5}
+    training |= {"warmup_epochs": 0, "weight_decay": 0.0, "clip_gradient": None, "precision": "32-true"}
+    seen = {"jitter": 0.2, "hue": 0.1, "saturation": 1.5, "exposure": 1.5, "flip": True}
+    facts = {"method": "golden", "stream": "rgb", "split": "split1", "seed": 0, "scale": "tiny", "every": 2}
+    config = facts | {"network": DETECTOR, "anchors": "fitted", "loss": "code", "trains": "all", "training": training}
+    config |= {"weights": {"source": "none"}, "augmentation": seen, "strides": [1, 2]}
+    folder = frozen("train_detector", config, {"index": project.index, "features": project.rgb})
+    described = read_json(folder / "config.json") | {"dataset": "small"}
+    write_json(folder / "config.json", described)
+    train_detector_run(folder, checkpoints="checkpoints/golden")
+    columns = ("loss", "box", "confidence", "classes", "learning_rate")
+    history = numbers(folder / "history.csv", *columns)
+    return {
+        "history": history,
+        "anchors": read_json(folder / "anchors.json"),
+        "n": read_json(folder / "metrics.json")["n"],
+    }
+
+
+def detect(project) -> Results:
+    from reaction.evaluation.detected import read_detected
+    from reaction.training.detecting import build_detector, detect_run
+
+    boxed(project)
+    run = frozen("train_detector", {"network": DETECTOR}, {"index": project.index, "features": project.rgb})
+    write_formula(build_detector(DETECTOR, classes=2), run / "model.safetensors")
+    write_json(run / "anchors.json", {"anchors": [[0.5, 0.5], [0.8, 0.6], [1.0, 1.2], [1.5, 0.9], [1.8, 1.9]]})
+    config = {"split": "split1", "stride": 1, "least_score": 0.005, "suppression": 0.4, "at": "every"}
+    inputs = {"index": project.index, "features": project.rgb, "run": str(run)}
+    folder = frozen("detect", config, inputs)
+    detect_run(folder)
+    found = read_detected(folder / "boxes.h5")
+    columns = {name: getattr(found, name)[:12].tolist() for name in ("frame", "box", "confidence", "score")}
+    return columns | {"videos": list(found.videos), "first": found.first.tolist()}
+
+
+def found_boxes(project) -> str:
+    """boxes.h5 of the annotated boxes, pushed aside, with scores of a formula."""
+    from reaction.data.boxes import read_boxes
+    from reaction.evaluation.detected import write_detected
+
+    boxed(project)
+    folder = frozen("detect", {"least_score": 0.005}, {"index": project.index})
+    annotated = read_boxes(Path(project.index) / "boxes.h5")
+    rows = []
+    for k, video in enumerate(("clip_12", "clip_13", "clip_14", "clip_15")):
+        one = annotated[video]
+        score = 0.5 + 0.4 * formula((len(one), 2), k)
+        rows.append((video, one.frame, one.box + 4 * k, np.ones(len(one)), score))
+    write_detected(folder / "boxes.h5", iter(rows), 2)
+    return str(folder)
+
+
+def link(project) -> Results:
+    from reaction.evaluation.detected import read_tubes
+    from reaction.evaluation.linking import link_detections
+
+    boxes, found = found_boxes(project), {}
+    for linker in ("yowo", "road"):
+        folder = frozen("link", {"linker": linker}, {"index": project.index, "boxes": boxes}, linker)
+        link_detections(folder)
+        _, tubes = read_tubes(folder / "tubes.h5")
+        found[linker] = [[one.video, one.label, one.start, float(one.score), one.box[-1].tolist()] for one in tubes]
+    return found
+
+
+def evaluate(project) -> Results:
+    from reaction.evaluation.detection import evaluate_detections
+    from reaction.evaluation.linking import link_detections
+
+    inputs = {"index": project.index, "boxes": found_boxes(project)}
+    tubes = frozen("link", {"linker": "yowo"}, inputs)
+    link_detections(tubes)
+    facts = {"method": "golden", "stream": "rgb", "split": "split1", "seed": 0, "scale": "tiny"}
+    config = facts | {"protocol_name": "golden", "resample": "video", "frame": {"padilla": [0.5], "act": [0.5]}}
+    folder = frozen("evaluate", config | {"video": {"yowo": [0.2, 0.5]}}, inputs | {"tubes_yowo": str(tubes)})
+    metrics = evaluate_detections(folder)
+    with h5py.File(folder / "draws.h5") as file:
+        draws = file["frame_map@0.5/act"][:20].tolist()
+    return {"values": metrics["values"], "n": metrics["n"], "of": metrics["of"], "draws": draws}
+
+
 RULES: dict[str, Callable[..., Results]] = {
     function.__name__: function
-    for function in (fetch, index, frames, flow, train, gradcam, attention_net, attend, agree, score, fuse)
+    for function in (
+        *(fetch, index, frames, flow, train, gradcam, attention_net, attend, agree, score, fuse),
+        *(train_detector, detect, link, evaluate),
+    )
 }
 
 

@@ -173,7 +173,7 @@ def test_tables_without_a_word_from_snakemake_are_made_again_when_another_compar
 
 
 def test_a_run_asked_for_by_no_parameter_is_refused_with_a_reason(made):
-    done = made.run("snakemake", "results/models/synthetic/tsn-rgb-00000000/model.safetensors", check=False)
+    done = made.run("snakemake", "results/models/synthetic/tsn-rgb-split1-00000000/model.safetensors", check=False)
     assert done.returncode != 0
     assert "params.yaml asks for no such artifact" in done.stdout
 
