@@ -282,7 +282,7 @@ def evaluate(project) -> Results:
     folder = frozen("evaluate", config | {"video": {"yowo": [0.2, 0.5]}}, inputs | {"tubes_yowo": str(tubes)})
     metrics = evaluate_detections(folder)
     with h5py.File(folder / "draws.h5") as file:
-        draws = file["frame_map@0.5/act"][:20].tolist()
+        draws = np.nan_to_num(file["frame_map@0.5/act"][:20], nan=-1.0).tolist()
     return {"values": metrics["values"], "n": metrics["n"], "of": metrics["of"], "draws": draws}
 
 
